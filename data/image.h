@@ -1,0 +1,36 @@
+// Pictures: decoding of PNG and JPEG bytes to 8-bit RGB and the vision tower's preprocessing.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace matvlm {
+
+struct Image {
+  int64_t width = 0;
+  int64_t height = 0;
+  std::vector<uint8_t> rgb;  // height x width x 3
+};
+
+enum class ImageAspect { square, pad };  // LLaVA's image_aspect_ratio: stretch to a square, or pad to one with the mean
+
+struct ImagePreprocess {
+  int64_t size = 384;  // output is 3 x size x size
+  std::array<float, 3> mean = {0.5F, 0.5F, 0.5F};
+  std::array<float, 3> std = {0.5F, 0.5F, 0.5F};
+  ImageAspect aspect = ImageAspect::square;
+};
+
+// Decodes PNG (all colour types and depths; alpha is composed over white) or JPEG (grey, YCbCr, CMYK; EXIF orientation
+// applied). The format is taken from the bytes, never from a file name. `source` heads the error message of a truncated,
+// empty, oversized (> 2^27 pixels) or unknown picture.
+Image decode_image(std::span<const uint8_t> bytes, const std::string& source);
+std::vector<uint8_t> encode_png(const Image& image);
+
+// Bicubic resize with antialias (a = -0.5, as PIL), then (x / 255 - mean) / std, channels first. Writes 3*size*size floats.
+void preprocess_image(const Image& image, const ImagePreprocess& how, float* out);
+
+}  // namespace matvlm
