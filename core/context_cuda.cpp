@@ -1,0 +1,114 @@
+// CUDA context: stream, cuBLASLt and cuDNN handles, the device allocator.
+#include <cudnn.h>
+
+#include "core/cuda_context.h"
+
+namespace matvlm {
+namespace {
+
+class CudaAllocator final : public Allocator {
+ public:
+  explicit CudaAllocator(int index) : index_(index) {}
+  ~CudaAllocator() override { free_all(); }
+
+ protected:
+  void* raw_allocate(int64_t bytes) override {
+    void* block = nullptr;
+    if (cudaMalloc(&block, static_cast<size_t>(bytes)) == cudaSuccess) return block;
+    cudaGetLastError();  // an exhausted device is reported by the caller, the sticky error must not outlive it
+    return nullptr;
+  }
+  void raw_free(void* block) noexcept override { cudaFree(block); }
+  const char* name() const override { return "cuda"; }
+
+ private:
+  int index_;
+};
+
+// The device must be current before the allocator or any member touches CUDA.
+std::shared_ptr<Allocator> select_device(int index) {
+  const int count = cuda_device_count();
+  check(index >= 0 && index < count, "[cuda] device ", index, " was asked for, ", count, " found");
+  MATVLM_CUDA_CHECK(cudaSetDevice(index));
+  return std::make_shared<CudaAllocator>(index);
+}
+
+}  // namespace
+
+int cuda_device_count() {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) != cudaSuccess) {
+    cudaGetLastError();
+    return 0;
+  }
+  return count;
+}
+
+std::unique_ptr<Context> make_cuda_context(int index) { return std::make_unique<CudaContext>(index); }
+
+CudaContext::CudaContext(int index) : Context(Device{DeviceType::cuda, index}, select_device(index)) {
+  MATVLM_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+  check(cublasLtCreate(&blas_) == CUBLAS_STATUS_SUCCESS, "[cuda] cublasLtCreate failed");
+  workspace_ = allocator()->allocate(kWorkspaceBytes);
+  cudaDeviceProp properties{};
+  MATVLM_CUDA_CHECK(cudaGetDeviceProperties(&properties, index));
+  name_ = properties.name;
+  multiprocessors_ = properties.multiProcessorCount;
+  compute_capability_ = properties.major * 10 + properties.minor;
+  max_shared_memory_ = static_cast<int>(properties.sharedMemPerBlockOptin);
+}
+
+CudaContext::~CudaContext() {
+  cudaStreamSynchronize(stream_);
+  if (dnn_ != nullptr) cudnnDestroy(dnn_);
+  cublasLtDestroy(blas_);
+  allocator()->deallocate(workspace_);
+  cudaStreamDestroy(stream_);
+}
+
+void CudaContext::synchronize() { MATVLM_CUDA_CHECK(cudaStreamSynchronize(stream_)); }
+
+void CudaContext::fill_bytes(void* dst, int value, int64_t bytes) {
+  if (bytes > 0) MATVLM_CUDA_CHECK(cudaMemsetAsync(dst, value, static_cast<size_t>(bytes), stream_));
+}
+
+void CudaContext::copy_2d(void* dst, int64_t dst_pitch, const void* src, int64_t src_pitch, int64_t width,
+                          int64_t height) {
+  if (width == 0 || height == 0) return;
+  if (dst_pitch == width && src_pitch == width) {
+    MATVLM_CUDA_CHECK(
+        cudaMemcpyAsync(dst, src, static_cast<size_t>(width * height), cudaMemcpyDeviceToDevice, stream_));
+    return;
+  }
+  MATVLM_CUDA_CHECK(cudaMemcpy2DAsync(dst, static_cast<size_t>(dst_pitch), src, static_cast<size_t>(src_pitch),
+                                      static_cast<size_t>(width), static_cast<size_t>(height),
+                                      cudaMemcpyDeviceToDevice, stream_));
+}
+
+void CudaContext::to_device(void* dst, const void* host, int64_t bytes) {
+  if (bytes <= 0) return;
+  MATVLM_CUDA_CHECK(cudaMemcpyAsync(dst, host, static_cast<size_t>(bytes), cudaMemcpyHostToDevice, stream_));
+  // Pageable memory may still be read after the call returns only if it is pinned; wait so that the caller may free it.
+  synchronize();
+}
+
+void CudaContext::to_host(void* host, const void* src, int64_t bytes) {
+  if (bytes <= 0) return;
+  MATVLM_CUDA_CHECK(cudaMemcpyAsync(host, src, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, stream_));
+  synchronize();
+}
+
+std::string CudaContext::description() const {
+  return cat(name_, ", compute capability ", compute_capability_ / 10, ".", compute_capability_ % 10, ", ",
+             multiprocessors_, " multiprocessors");
+}
+
+cudnnContext* CudaContext::dnn() {
+  if (dnn_ == nullptr) {
+    check(cudnnCreate(&dnn_) == CUDNN_STATUS_SUCCESS, "[cuda] cudnnCreate failed");
+    check(cudnnSetStream(dnn_, stream_) == CUDNN_STATUS_SUCCESS, "[cuda] cudnnSetStream failed");
+  }
+  return dnn_;
+}
+
+}  // namespace matvlm

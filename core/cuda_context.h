@@ -1,0 +1,62 @@
+// The CUDA side of a context, for .cu and *_cuda.cpp files only: stream, handles, error checks, launch checks.
+#pragma once
+
+#include <cublasLt.h>
+#include <cuda_runtime.h>
+
+#include "core/context.h"
+#include "core/error.h"
+
+struct cudnnContext;
+
+namespace matvlm {
+
+#define MATVLM_CUDA_CHECK(call)                                                                          \
+  do {                                                                                                   \
+    const cudaError_t matvlm_error = (call);                                                             \
+    if (matvlm_error != cudaSuccess)                                                                     \
+      ::matvlm::fail("[cuda] ", #call, ": ", cudaGetErrorString(matvlm_error), " (", __FILE__, ":", __LINE__, ")"); \
+  } while (0)
+
+// After a kernel launch: catches bad launch configurations at the place where they happen.
+#define MATVLM_LAUNCH_CHECK() MATVLM_CUDA_CHECK(cudaGetLastError())
+
+class CudaContext final : public Context {
+ public:
+  explicit CudaContext(int index);
+  ~CudaContext() override;
+
+  void synchronize() override;
+  void fill_bytes(void* dst, int value, int64_t bytes) override;
+  void copy_2d(void* dst, int64_t dst_pitch, const void* src, int64_t src_pitch, int64_t width,
+               int64_t height) override;
+  void to_device(void* dst, const void* host, int64_t bytes) override;
+  void to_host(void* host, const void* src, int64_t bytes) override;
+  std::string description() const override;
+  CudaContext* cuda() override { return this; }
+
+  cudaStream_t stream() const { return stream_; }
+  cublasLtHandle_t blas() const { return blas_; }
+  cudnnContext* dnn();  // created at first use; its stream is stream()
+  void* workspace() const { return workspace_; }
+  static constexpr int64_t kWorkspaceBytes = 64LL << 20;  // for cuBLASLt and cuDNN
+  int multiprocessors() const { return multiprocessors_; }
+  int compute_capability() const { return compute_capability_; }  // 90 for 9.0
+  int max_shared_memory() const { return max_shared_memory_; }    // bytes a block may opt in to
+  bool allow_tf32 = false;                                        // float32 products in tf32: off unless asked for
+
+ private:
+  cudaStream_t stream_ = nullptr;
+  cublasLtHandle_t blas_ = nullptr;
+  cudnnContext* dnn_ = nullptr;
+  void* workspace_ = nullptr;
+  int multiprocessors_ = 0;
+  int compute_capability_ = 0;
+  int max_shared_memory_ = 0;
+  std::string name_;
+};
+
+// Stream of a context that is known to be on a GPU.
+inline cudaStream_t cuda_stream(Context& ctx) { return ctx.cuda()->stream(); }
+
+}  // namespace matvlm
