@@ -1,0 +1,153 @@
+// The engine; the arithmetic is in ops/.
+#include "autograd/graph.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "autograd/ops/add.h"
+
+namespace matvlm {
+
+Var Graph::constant(Tensor value) {
+  Var v;
+  v.impl_ = std::make_shared<Var::Impl>();
+  v.impl_->value = std::move(value);
+  return v;
+}
+
+Var Graph::input(Tensor value) {
+  Var v = constant(std::move(value));
+  v.impl_->requires_grad = recording_;
+  v.impl_->is_leaf = true;
+  return v;
+}
+
+Var Graph::node(Tensor output, const std::vector<Var>& inputs, const std::vector<Weight>& weights,
+                Backward backward) {
+  Var v = constant(std::move(output));
+  if (!recording_) return v;
+  bool needed = false;
+  for (const Var& input : inputs) needed = needed || input.requires_grad();
+  std::vector<Weight> trained;
+  for (const Weight& weight : weights) {
+    if (weight.trainable()) trained.push_back(weight);
+  }
+  if (!needed && trained.empty()) return v;
+  v.impl_->requires_grad = true;
+  if (collecting_) {
+    collected_.insert(collected_.end(), trained.begin(), trained.end());
+    return v;
+  }
+  for (const Weight& weight : trained) ++weight.param->pending_uses;
+  nodes_.push_back({v.impl_, std::move(trained), std::move(backward)});
+  return v;
+}
+
+Var Graph::slice_cols(const Var& x, int64_t begin, int64_t end) {
+  Var v = constant(x.value().slice_cols(begin, end));
+  v.impl_->requires_grad = x.requires_grad();
+  if (v.impl_->requires_grad && !collecting_) {
+    v.impl_->parent = x.impl_;
+    v.impl_->begin = begin;
+    v.impl_->end = end;
+  }
+  return v;
+}
+
+Graph::GradSlot Graph::grad_slot(const Var& v) {
+  check(v.requires_grad(), "[graph] gradient of a value that needs none");
+  Var::Impl& impl = *v.impl_;
+  if (impl.parent != nullptr) {
+    // Views of one parent may cover only a part of it, so the parent's gradient starts as zeros and all views add.
+    Var parent;
+    parent.impl_ = impl.parent;
+    if (parent.impl_->parent == nullptr && !parent.impl_->grad.defined()) {
+      parent.impl_->grad = Tensor::zeros(ctx_, parent.value().shape(), parent.value().dtype());
+    }
+    GradSlot slot = grad_slot(parent);
+    return {slot.tensor.slice_cols(impl.begin, impl.end), true};
+  }
+  if (impl.grad.defined()) return {impl.grad, true};
+  impl.grad = Tensor::empty(ctx_, impl.value.shape(), impl.value.dtype());
+  return {impl.grad, false};
+}
+
+void Graph::add_grad(const Var& v, Tensor contribution) {
+  check(contribution.shape() == v.value().shape() && contribution.dtype() == v.value().dtype(),
+        "[graph] gradient of ", shape_string(v.value().shape()), ": found ", shape_string(contribution.shape()));
+  Var::Impl& impl = *v.impl_;
+  if (impl.parent == nullptr && !impl.grad.defined() && contribution.contiguous()) {
+    impl.grad = std::move(contribution);
+    return;
+  }
+  const GradSlot slot = grad_slot(v);
+  if (slot.accumulate) {
+    add_into(ctx_, contribution, slot.tensor);
+  } else {
+    slot.tensor.copy_from(ctx_, contribution);
+  }
+}
+
+void Graph::backward(const std::vector<Var>& roots) {
+  for (const Var& root : roots) {
+    if (!root.requires_grad()) continue;
+    root.impl_->grad = Tensor::from(ctx_, std::vector<float>(static_cast<size_t>(root.value().numel()), 1.0F),
+                                    root.value().shape());
+  }
+  run();
+}
+
+void Graph::backward(const Var& output, Tensor grad_output) {
+  if (output.requires_grad()) add_grad(output, std::move(grad_output));
+  run();
+}
+
+void Graph::run() {
+  while (!nodes_.empty()) {
+    Node node = std::move(nodes_.back());
+    nodes_.pop_back();
+    // Without a gradient (an output nothing used) the node contributes nothing, but its uses are over all the same.
+    if (node.output->grad.defined()) {
+      const Tensor grad = node.output->grad;
+      node.output->grad = Tensor();
+      node.backward(*this, grad);
+    }
+    for (const Weight& weight : node.weights) {
+      if (--weight.param->pending_uses == 0 && hook_) hook_(*weight.param);
+    }
+  }
+}
+
+Var Graph::recompute(const std::vector<Var>& inputs, const Block& block) {
+  if (!recording_ || collecting_) return block(*this, inputs);
+  Graph first(ctx_);
+  first.collecting_ = true;
+  std::vector<Var> first_inputs;
+  for (const Var& x : inputs) {
+    first_inputs.push_back(x.requires_grad() ? first.input(x.value()) : first.constant(x.value()));
+  }
+  Tensor output = block(first, first_inputs).value();
+  // A weight may be used twice inside; it is one use of this node.
+  std::vector<Weight> weights;
+  for (const Weight& weight : first.collected_) {
+    const bool known =
+        std::any_of(weights.begin(), weights.end(), [&](const Weight& w) { return w.param == weight.param; });
+    if (!known) weights.push_back(weight);
+  }
+  return node(std::move(output), inputs, weights, [inputs, block](Graph& graph, const Tensor& grad_output) {
+    Graph again(graph.ctx_);
+    std::vector<Var> again_inputs;
+    for (const Var& x : inputs) {
+      again_inputs.push_back(x.requires_grad() ? again.input(x.value()) : again.constant(x.value()));
+    }
+    const Var again_output = block(again, again_inputs);
+    again.backward(again_output, grad_output);
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      if (inputs[i].requires_grad() && again_inputs[i].grad().defined()) {
+        graph.add_grad(inputs[i], again_inputs[i].grad());
+      }
+    }
+  });
+}
+
+}  // namespace matvlm

@@ -1,0 +1,105 @@
+// Reverse-mode automatic differentiation on an explicit tape. A Var is a value, its gradient, and whether it needs one;
+// nodes run in the reverse of their creation order: no recursion, and the same order on every rank.
+//
+// An op computes its output tensor and calls Graph::node() with inputs, weights and a closure that captures by name what
+// backward needs. The closure gets the gradient of the output and hands gradients on with add_grad()/grad_slot(); it adds
+// parameter gradients into weight.param->grad itself. Where no input needs a gradient nothing is recorded, and a closure
+// asks input.requires_grad() / weight.trainable() before it computes anything.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "autograd/parameter.h"
+#include "core/tensor.h"
+
+namespace matvlm {
+
+class Var {
+ public:
+  Var() = default;
+  bool defined() const { return impl_ != nullptr; }
+  const Tensor& value() const { return impl_->value; }
+  bool requires_grad() const { return impl_ != nullptr && impl_->requires_grad; }
+  // Gradient after backward() of a leaf made with Graph::input(); undefined when nothing contributed.
+  const Tensor& grad() const { return impl_->grad; }
+
+ private:
+  friend class Graph;
+  struct Impl {
+    Tensor value;
+    Tensor grad;
+    bool requires_grad = false;
+    bool is_leaf = false;
+    std::shared_ptr<Impl> parent;  // of a column view
+    int64_t begin = 0, end = 0;    // its columns in the parent
+  };
+  std::shared_ptr<Impl> impl_;
+};
+
+class Graph {
+ public:
+  using Backward = std::function<void(Graph& graph, const Tensor& grad_output)>;
+  using ParameterHook = std::function<void(Parameter& parameter)>;
+
+  // recording = false: forward only (teacher, evaluation); nothing is kept.
+  explicit Graph(Context& ctx, bool recording = true) : ctx_(ctx), recording_(recording) {}
+  Graph(const Graph&) = delete;
+  Graph& operator=(const Graph&) = delete;
+
+  Context& ctx() const { return ctx_; }
+  bool recording() const { return recording_; }
+
+  Var constant(Tensor value);
+  Var input(Tensor value);  // a leaf that gets a gradient (also when not recording: then grad stays undefined)
+
+  // Registers the output of an op.
+  Var node(Tensor output, const std::vector<Var>& inputs, const std::vector<Weight>& weights, Backward backward);
+
+  // Columns [begin, end) of x as a Var: a view, no copy; gradients accumulate straight into x's gradient.
+  Var slice_cols(const Var& x, int64_t begin, int64_t end);
+
+  // A gradient buffer of v, shaped as v. accumulate = false: uninitialised, the caller must write every element;
+  // true: the caller must add. dtype of the gradient is that of the value.
+  struct GradSlot {
+    Tensor tensor;
+    bool accumulate = false;
+  };
+  GradSlot grad_slot(const Var& v);
+  // Adds a contribution. The first one is moved in when it is contiguous (the caller must own it), later ones are added.
+  void add_grad(const Var& v, Tensor contribution);
+
+  // Runs all nodes. Roots are loss terms: their closures ignore the incoming gradient, which is 1 by convention (the
+  // weight of a term is given to its op). Frees closures and gradients on the way. Once per graph.
+  void backward(const std::vector<Var>& roots);
+  // Backward from a gradient given for one output: what tests and recomputed blocks use.
+  void backward(const Var& output, Tensor grad_output);
+
+  // Called when the last recorded use of a parameter has run its backward.
+  void set_parameter_hook(ParameterHook hook) { hook_ = std::move(hook); }
+
+  // Activation recomputation: runs `block` without keeping its inside, and again when backward reaches it. `block` must
+  // be a function of its inputs and weights alone. Captures of `block` must outlive backward().
+  using Block = std::function<Var(Graph& graph, const std::vector<Var>& inputs)>;
+  Var recompute(const std::vector<Var>& inputs, const Block& block);
+
+  int64_t size() const { return static_cast<int64_t>(nodes_.size()); }
+
+ private:
+  struct Node {
+    std::shared_ptr<Var::Impl> output;
+    std::vector<Weight> weights;
+    Backward backward;
+  };
+  void run();
+  Context& ctx_;
+  bool recording_;
+  bool collecting_ = false;  // recompute's first pass: note which weights are used, keep no closures
+  std::vector<Weight> collected_;
+  std::vector<Node> nodes_;
+  ParameterHook hook_;
+};
+
+}  // namespace matvlm

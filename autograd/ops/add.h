@@ -1,0 +1,16 @@
+// Elementwise sums.
+#pragma once
+
+#include <vector>
+
+#include "autograd/graph.h"
+
+namespace matvlm {
+
+// dst += src; same shape [R, C] (leading dimensions flattened) and dtype (f32 or bf16), any row strides.
+void add_into(Context& ctx, const Tensor& src, const Tensor& dst);
+
+// Sum of two or more terms of one shape and dtype, contiguous result; float32 accumulation, in the order given.
+Var add(Graph& g, const std::vector<Var>& terms);
+
+}  // namespace matvlm

@@ -1,0 +1,79 @@
+// Arena layout of the trained parameters.
+#include "autograd/parameter.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "autograd/ops/cast.h"
+
+namespace matvlm {
+namespace {
+
+bool ends_with(const std::string& s, const std::string& suffix) {
+  return s.size() >= suffix.size() && s.compare(s.size() - suffix.size(), suffix.size(), suffix) == 0;
+}
+
+int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+}  // namespace
+
+Parameter* ParameterStore::declare(const std::string& name, Shape shape, bool keep_float32) {
+  check(!allocated(), "[parameters] '", name, "' declared after the arenas were allocated");
+  check(find(name) == nullptr, "[parameters] '", name, "' declared twice");
+  auto parameter = std::make_unique<Parameter>();
+  parameter->name = name;
+  parameter->numel = shape_numel(shape);
+  // PyTorch's usual rule for transformers: matrices are decayed; vectors and everything called bias are not.
+  parameter->decay = shape.size() > 1 && !ends_with(name, "bias");
+  parameter->shape = std::move(shape);
+  parameters_.push_back(std::move(parameter));
+  keep_float32_.push_back(keep_float32);
+  return parameters_.back().get();
+}
+
+void ParameterStore::allocate(Context& ctx, DType compute_dtype) {
+  check(!allocated(), "[parameters] allocated twice");
+  check(compute_dtype == DType::f32 || compute_dtype == DType::bf16, "[parameters] compute dtype: found ",
+        dtype_name(compute_dtype), ", expected f32 or bf16");
+  compute_dtype_ = compute_dtype;
+  int64_t size = 0;
+  for (const auto& p : parameters_) {
+    p->offset = size;
+    size += round_up(p->numel, kAlignment);
+  }
+  size = std::max<int64_t>(round_up(size, kArenaPadding), kArenaPadding);
+  for (Tensor* arena : {&master_, &grad_, &moment1_, &moment2_}) *arena = Tensor::zeros(ctx, {size}, DType::f32);
+  if (compute_dtype != DType::f32) compute_ = Tensor::zeros(ctx, {size}, compute_dtype);
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    Parameter& p = *parameters_[i];
+    const auto view = [&](const Tensor& arena) {
+      return arena.slice_rows(p.offset, p.offset + p.numel).reshape(p.shape);
+    };
+    p.master = view(master_);
+    p.grad = view(grad_);
+    p.moment1 = view(moment1_);
+    p.moment2 = view(moment2_);
+    p.value = compute_.defined() && !keep_float32_[i] ? view(compute_) : p.master;
+  }
+}
+
+Parameter* ParameterStore::find(const std::string& name) const {
+  for (const auto& p : parameters_) {
+    if (p->name == name) return p.get();
+  }
+  return nullptr;
+}
+
+int64_t ParameterStore::numel() const {
+  int64_t n = 0;
+  for (const auto& p : parameters_) n += p->numel;
+  return n;
+}
+
+void ParameterStore::zero_grad(Context& ctx) const { grad_.zero(ctx); }
+
+void ParameterStore::refresh_compute(Context& ctx) const {
+  if (compute_.defined()) cast_into(ctx, master_, compute_);
+}
+
+}  // namespace matvlm

@@ -1,0 +1,72 @@
+// Parameters and weights. A Weight is what layers hold and ops read: a tensor in compute dtype, plus the Parameter behind
+// it when it is trained. Frozen weights have no Parameter and may be shared between teacher and student.
+// Parameters live in one arena per kind (float32 master, compute copy, gradient, first and second moment), so that one
+// walk serves the all-reduce, one launch serves AdamW and checkpoints are keyed by name.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/tensor.h"
+
+namespace matvlm {
+
+struct Parameter {
+  std::string name;
+  Shape shape;
+  bool decay = false;        // weight decay applies: not 1-d and not a bias
+  int64_t offset = 0;        // first element in the arenas
+  int64_t numel = 0;
+  Tensor master;             // f32, view of the arena
+  Tensor value;              // compute dtype; is `master` itself when that is f32
+  Tensor grad;               // f32; ops add into it
+  Tensor moment1, moment2;   // f32
+  int64_t pending_uses = 0;  // recorded uses whose backward has not run yet; kept by Graph
+};
+
+struct Weight {
+  Tensor value;
+  Parameter* param = nullptr;
+  bool defined() const { return value.defined(); }
+  bool trainable() const { return param != nullptr; }
+};
+
+// All trained parameters of a model. Declared first, then allocated together by allocate().
+class ParameterStore {
+ public:
+  // Returns a stable pointer. keep_float32: the compute copy is the float32 master whatever the compute dtype (A_log,
+  // D, dt_bias). Error on a duplicate name or after allocate().
+  Parameter* declare(const std::string& name, Shape shape, bool keep_float32 = false);
+  // Allocates the arenas (zeros) and the views. The arenas are padded to a multiple of kArenaPadding elements, so that
+  // any number of ranks up to that can own equal slices.
+  void allocate(Context& ctx, DType compute_dtype);
+  static constexpr int64_t kArenaPadding = 5040 * 64;  // divisible by 1..10, 12, 14, 16, ...
+  static constexpr int64_t kAlignment = 64;            // elements; every parameter starts on one
+
+  const std::vector<std::unique_ptr<Parameter>>& parameters() const { return parameters_; }
+  Parameter* find(const std::string& name) const;  // nullptr when there is none
+  int64_t numel() const;                           // of the parameters, padding not counted
+  bool empty() const { return parameters_.empty(); }
+  bool allocated() const { return master_.defined(); }
+
+  // Whole arenas, 1-d; padding elements are always 0.
+  const Tensor& master() const { return master_; }
+  const Tensor& compute() const { return compute_; }  // undefined when the compute dtype is f32
+  const Tensor& grad() const { return grad_; }
+  const Tensor& moment1() const { return moment1_; }
+  const Tensor& moment2() const { return moment2_; }
+  void zero_grad(Context& ctx) const;
+  // Rounds the masters into the compute copies (after loading; AdamW does it itself).
+  void refresh_compute(Context& ctx) const;
+
+ private:
+  std::vector<std::unique_ptr<Parameter>> parameters_;
+  std::vector<bool> keep_float32_;
+  Tensor master_, compute_, grad_, moment1_, moment2_;
+  DType compute_dtype_ = DType::f32;
+};
+
+}  // namespace matvlm
