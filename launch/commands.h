@@ -1,0 +1,129 @@
+// The subcommands of the program: their arguments as plain structs, and the functions that run them. launch/cli.cpp
+// fills the structs from the command line; launch/command_*.cpp hold the functions. Each returns the exit code and
+// throws Error (one line) on any failure; main prints it.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace matvlm {
+
+class Process;  // launch/runtime.h: MPI, logging and signals of this process; alive for the whole command
+
+// matvlm distill CONFIG [--set a.b=c]... [--device D]
+struct DistillArgs {
+  std::string config;             // YAML file
+  std::vector<std::string> sets;  // "a.b=c", applied in order; --device D arrives as the last one, "device=D"
+};
+
+// matvlm teach CONFIG [--set a.b=c]... [--device D]
+struct TeachArgs {
+  std::string config;
+  std::vector<std::string> sets;
+};
+
+// matvlm resume RUN [--set a.b=c]... [--device D]
+struct ResumeArgs {
+  std::string run;  // directory of a distill or teach run
+  std::vector<std::string> sets;
+};
+
+// matvlm check CONFIG [--set a.b=c]... [--device D] [--ranks N]
+struct CheckArgs {
+  std::string config;
+  std::vector<std::string> sets;
+  int64_t ranks = 1;  // the memory estimate is for one of this many ranks
+};
+
+// matvlm eval --model DIR --data PACK
+struct EvalArgs {
+  std::string model;    // exported folder, or a run (its best checkpoint)
+  std::string teacher;  // exported folder to compare with; empty = no agreement is computed
+  std::string data;     // pack
+  int64_t samples = 0;  // 0 = all of the pack
+  int64_t micro = 16;   // samples per forward
+  int64_t max_new_tokens = 32;
+  int64_t show = 0;  // answers to print
+  std::string json;  // file for the results; empty = none
+  std::string device = "auto";
+  std::string precision = "f32";
+};
+
+// matvlm generate --model DIR [--image F] --prompt T
+struct GenerateArgs {
+  std::string model;
+  std::string image;  // empty = text only
+  std::string prompt;
+  int64_t max_new_tokens = 128;
+  double temperature = 0.0;  // 0 = greedy
+  int64_t seed = 0;          // of the sampling
+  std::string device = "auto";
+  std::string precision = "f32";
+};
+
+// matvlm export RUN --out DIR
+struct ExportArgs {
+  std::string run;
+  std::string out;
+  std::string checkpoint = "best";  // best, latest, or the number of an update; best is latest where none was evaluated
+  std::string precision = "f32";    // dtype of the written weights, f32 or bf16
+};
+
+// matvlm data emoji --out DIR
+struct DataEmojiArgs {
+  std::string out;
+  std::string language = "en";
+  int64_t image_size = 64;
+  int64_t seed = 0;
+};
+
+// matvlm data synthetic --out DIR
+struct DataSyntheticArgs {
+  std::string out;
+  int64_t samples = 256;
+  int64_t image_size = 64;
+  int64_t seed = 0;
+};
+
+// matvlm data tokenizer --data JSON... --out FILE
+struct DataTokenizerArgs {
+  std::vector<std::string> data;  // LLaVA JSON files whose conversations are learnt from
+  std::string out;                // tokenizer.json
+  int64_t vocab = 1024;           // entries, the 256 bytes and special tokens included
+};
+
+// matvlm data pack --data JSON --images DIR --tokenizer FILE --out FILE
+struct DataPackArgs {
+  std::string data;
+  std::string images;
+  std::string tokenizer;
+  std::string out;
+  int64_t max_length = 1428;
+  int64_t tokens_per_image = 0;  // that max_length has to leave room for
+  bool pixels = false;           // store decoded pixels in place of the files' bytes
+};
+
+// matvlm inspect FILE
+struct InspectArgs {
+  std::string path;    // safetensors file, pack, checkpoint directory, run or exported folder
+  bool stats = false;  // reads every value: smallest, largest, mean, norm, NaN count
+};
+
+// Training and evaluation, under MPI.
+int run_distill(Process& process, const DistillArgs& args);
+int run_teach(Process& process, const TeachArgs& args);
+int run_resume(Process& process, const ResumeArgs& args);
+int run_eval(Process& process, const EvalArgs& args);
+int run_generate(Process& process, const GenerateArgs& args);
+int run_export(Process& process, const ExportArgs& args);
+int run_check(Process& process, const CheckArgs& args);
+
+// Data and files, one process without MPI.
+int run_data_emoji(const DataEmojiArgs& args);
+int run_data_synthetic(const DataSyntheticArgs& args);
+int run_data_tokenizer(const DataTokenizerArgs& args);
+int run_data_pack(const DataPackArgs& args);
+int run_inspect(const InspectArgs& args);
+
+}  // namespace matvlm
