@@ -15,6 +15,9 @@ struct Image {
   std::vector<uint8_t> rgb;  // height x width x 3
 };
 
+// Larger pictures (width * height) are refused before any pixel memory is taken.
+inline constexpr int64_t kMaxImagePixels = int64_t{1} << 27;
+
 enum class ImageAspect { square, pad };  // LLaVA's image_aspect_ratio: stretch to a square, or pad to one with the mean
 
 struct ImagePreprocess {
@@ -25,12 +28,18 @@ struct ImagePreprocess {
 };
 
 // Decodes PNG (all colour types and depths; alpha is composed over white) or JPEG (grey, YCbCr, CMYK; EXIF orientation
-// applied). The format is taken from the bytes, never from a file name. `source` heads the error message of a truncated,
-// empty, oversized (> 2^27 pixels) or unknown picture.
+// applied). The format is taken from the bytes, never from a file name. `source` heads the error message of a
+// truncated, empty, oversized (> 2^27 pixels) or unknown picture.
 Image decode_image(std::span<const uint8_t> bytes, const std::string& source);
 std::vector<uint8_t> encode_png(const Image& image);
 
-// Bicubic resize with antialias (a = -0.5, as PIL), then (x / 255 - mean) / std, channels first. Writes 3*size*size floats.
+// Bicubic resize with antialias (a = -0.5, as PIL), then (x / 255 - mean) / std, channels first. Writes 3*size*size
+// floats.
 void preprocess_image(const Image& image, const ImagePreprocess& how, float* out);
+
+// The steps of preprocess_image. resize_bicubic gives PIL's bytes: horizontal pass, rounding to 8 bits, vertical pass,
+// with weights in 22-bit fixed point. pad_to_square centres the picture on a square of one colour.
+Image resize_bicubic(const Image& image, int64_t width, int64_t height);
+Image pad_to_square(const Image& image, const std::array<uint8_t, 3>& colour);
 
 }  // namespace matvlm

@@ -1,0 +1,132 @@
+// JPEG by libjpeg. Its errors leave by longjmp, so each call into it sits in a member function whose locals need no
+// destructor. Warnings about missing or damaged data are errors here: a half-grey picture must not be learnt from.
+#include <csetjmp>
+#include <cstddef>
+#include <cstdio>
+// jpeglib.h needs FILE and size_t declared before it.
+#include <jpeglib.h>
+// jerror.h names the warnings.
+#include <jerror.h>
+
+#include "core/error.h"
+#include "data/image_formats.h"
+
+namespace matvlm {
+namespace {
+
+class JpegReader {
+ public:
+  JpegReader(std::span<const uint8_t> bytes, const std::string& source) : bytes_(bytes), source_(source) {
+    info_.err = jpeg_std_error(&manager_);
+    manager_.error_exit = on_error;
+    manager_.emit_message = on_message;
+    info_.client_data = this;
+  }
+  ~JpegReader() {
+    if (created_) jpeg_destroy_decompress(&info_);
+  }
+  JpegReader(const JpegReader&) = delete;
+  JpegReader& operator=(const JpegReader&) = delete;
+
+  int64_t width() const { return info_.image_width; }
+  int64_t height() const { return info_.image_height; }
+  bool cmyk() const { return info_.jpeg_color_space == JCS_CMYK || info_.jpeg_color_space == JCS_YCCK; }
+
+  bool read_header() {
+    if (setjmp(jump_) != 0) return false;
+    jpeg_create_decompress(&info_);
+    created_ = true;
+    jpeg_mem_src(&info_, bytes_.data(), static_cast<unsigned long>(bytes_.size()));
+    jpeg_save_markers(&info_, JPEG_APP0 + 1, 0xFFFF);
+    jpeg_read_header(&info_, TRUE);
+    info_.out_color_space = cmyk() ? JCS_CMYK : JCS_RGB;
+    info_.dct_method = JDCT_ISLOW;
+    return true;
+  }
+
+  // Writes height rows of width * (cmyk() ? 4 : 3) bytes.
+  bool read_rows(uint8_t* pixels, size_t stride) {
+    if (setjmp(jump_) != 0) return false;
+    jpeg_start_decompress(&info_);
+    while (info_.output_scanline < info_.output_height) {
+      JSAMPROW row = pixels + info_.output_scanline * stride;
+      jpeg_read_scanlines(&info_, &row, 1);
+    }
+    jpeg_finish_decompress(&info_);
+    return true;
+  }
+
+  // Valid from read_header() until read_rows(), which frees the markers.
+  int orientation() const {
+    for (jpeg_saved_marker_ptr marker = info_.marker_list; marker != nullptr; marker = marker->next) {
+      const std::span<const uint8_t> data(marker->data, marker->data_length);
+      if (marker->marker == JPEG_APP0 + 1 && exif_orientation(data) != 1) return exif_orientation(data);
+    }
+    return 1;
+  }
+
+  [[noreturn]] void fail_reading() const {
+    if (manager_.msg_code == JWRN_JPEG_EOF || manager_.msg_code == JERR_INPUT_EMPTY) {
+      fail(source_, ": truncated JPEG: the ", bytes_.size(), " bytes end before the picture does");
+    }
+    fail(source_, ": damaged JPEG: ", message_);
+  }
+
+ private:
+  [[noreturn]] static void on_error(j_common_ptr info) {
+    auto* self = static_cast<JpegReader*>(info->client_data);
+    info->err->format_message(info, self->message_);
+    std::longjmp(self->jump_, 1);
+  }
+
+  static void on_message(j_common_ptr info, int level) {
+    if (level >= 0) return;  // traces
+    switch (info->err->msg_code) {
+      case JWRN_EXTRANEOUS_DATA:  // padding between markers, odd version numbers: every pixel is there
+      case JWRN_JFIF_MAJOR:
+      case JWRN_ADOBE_XFORM:
+        return;
+      default:
+        on_error(info);
+    }
+  }
+
+  jpeg_decompress_struct info_{};
+  jpeg_error_mgr manager_{};
+  std::jmp_buf jump_{};
+  char message_[JMSG_LENGTH_MAX] = "";
+  bool created_ = false;
+  std::span<const uint8_t> bytes_;
+  const std::string& source_;
+};
+
+// Inks are stored inverted (255 = none), as Adobe's programs do. Files without Adobe's marker are read the same way, as
+// PIL and the browsers read them.
+std::vector<uint8_t> cmyk_to_rgb(const std::vector<uint8_t>& cmyk) {
+  std::vector<uint8_t> rgb(cmyk.size() / 4 * 3);
+  for (size_t i = 0; i < cmyk.size() / 4; ++i) {
+    for (size_t c = 0; c < 3; ++c) {
+      rgb[3 * i + c] = static_cast<uint8_t>((cmyk[4 * i + c] * cmyk[4 * i + 3] + 127) / 255);
+    }
+  }
+  return rgb;
+}
+
+}  // namespace
+
+Image decode_jpeg(std::span<const uint8_t> bytes, const std::string& source) {
+  JpegReader reader(bytes, source);
+  if (!reader.read_header()) reader.fail_reading();
+  Image image;
+  image.width = reader.width();
+  image.height = reader.height();
+  check_image_size(image.width, image.height, source);
+  const int orientation = reader.orientation();
+  const auto stride = static_cast<size_t>(image.width * (reader.cmyk() ? 4 : 3));
+  std::vector<uint8_t> pixels(stride * static_cast<size_t>(image.height));
+  if (!reader.read_rows(pixels.data(), stride)) reader.fail_reading();
+  image.rgb = reader.cmyk() ? cmyk_to_rgb(pixels) : std::move(pixels);
+  return apply_exif_orientation(std::move(image), orientation);
+}
+
+}  // namespace matvlm
