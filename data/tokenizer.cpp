@@ -1,0 +1,162 @@
+// Encoding and decoding. Reading of tokenizer.json is in tokenizer_json.cpp.
+#include "data/tokenizer.h"
+
+#include <queue>
+#include <tuple>
+
+#include "core/error.h"
+#include "core/file.h"
+#include "data/byte_alphabet.h"
+#include "data/utf8.h"
+
+namespace matvlm {
+
+struct Tokenizer::Symbol {
+  int32_t id;
+  int64_t previous;
+  int64_t next;  // -1 at the end
+};
+
+const Tokenizer::Merge* Tokenizer::find_merge(int32_t left, int32_t right) const {
+  const uint64_t key = static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32U | static_cast<uint32_t>(right);
+  const auto place = merges_.find(key);
+  return place == merges_.end() ? nullptr : &place->second;
+}
+
+// Merges the pair of lowest rank, leftmost first, until none is left. Candidates wait in a heap; one whose symbols have
+// changed meanwhile is recognised by its ids and dropped.
+void Tokenizer::encode_word(std::string_view word, std::vector<int32_t>& out) const {
+  if (ignore_merges_) {
+    if (const auto place = ids_.find(to_byte_characters(word)); place != ids_.end()) {
+      out.push_back(place->second);
+      return;
+    }
+  }
+  std::vector<Symbol> symbols;
+  symbols.reserve(word.size());
+  for (const char byte : word) {
+    const int32_t id = byte_ids_[static_cast<uint8_t>(byte)];
+    if (id < 0) {
+      fail("tokenizer: found a text with the character '", byte_character(static_cast<uint8_t>(byte)),
+           "' (one byte), expected characters of the vocabulary, which has no unknown token");
+    }
+    const auto at = static_cast<int64_t>(symbols.size());
+    symbols.push_back({id, at - 1, at + 1});
+  }
+  symbols.back().next = -1;
+  using Candidate = std::tuple<int32_t, int64_t, int32_t, int32_t, int32_t>;  // rank, position, left, right, merged
+  std::priority_queue<Candidate, std::vector<Candidate>, std::greater<>> queue;
+  const auto propose = [&](int64_t left) {
+    if (left < 0 || symbols[static_cast<size_t>(left)].next < 0) return;
+    const Symbol& a = symbols[static_cast<size_t>(left)];
+    const Symbol& b = symbols[static_cast<size_t>(a.next)];
+    if (const Merge* merge = find_merge(a.id, b.id)) queue.emplace(merge->rank, left, a.id, b.id, merge->id);
+  };
+  for (int64_t i = 0; i + 1 < static_cast<int64_t>(symbols.size()); ++i) propose(i);
+  while (!queue.empty()) {
+    const auto [rank, left, left_id, right_id, merged] = queue.top();
+    queue.pop();
+    Symbol& a = symbols[static_cast<size_t>(left)];
+    if (a.id != left_id || a.next < 0 || symbols[static_cast<size_t>(a.next)].id != right_id) continue;
+    Symbol& b = symbols[static_cast<size_t>(a.next)];
+    a.id = merged;
+    a.next = b.next;
+    b.id = -1;  // gone
+    if (a.next >= 0) symbols[static_cast<size_t>(a.next)].previous = left;
+    propose(a.previous);
+    propose(left);
+  }
+  for (int64_t i = 0; i >= 0; i = symbols[static_cast<size_t>(i)].next) {
+    out.push_back(symbols[static_cast<size_t>(i)].id);
+  }
+}
+
+void Tokenizer::encode_text(std::string_view text, std::vector<int32_t>& out) const {
+  std::vector<std::string_view> pieces = {text};
+  std::vector<std::string_view> next;
+  const auto split_all = [&](SplitPattern pattern) {
+    next.clear();
+    for (const std::string_view piece : pieces) split_text(piece, pattern, next);
+    pieces.swap(next);
+  };
+  for (const SplitPattern pattern : splits_) split_all(pattern);
+  if (!add_prefix_space_) {
+    if (split_after_prefix_) split_all(SplitPattern::gpt2);
+    for (const std::string_view piece : pieces) encode_word(piece, out);
+    return;
+  }
+  for (const std::string_view piece : pieces) {
+    std::string prefixed(piece.front() == ' ' ? 0 : 1, ' ');
+    prefixed.append(piece);
+    next.clear();
+    if (split_after_prefix_) {
+      split_text(prefixed, SplitPattern::gpt2, next);
+    } else {
+      next.push_back(prefixed);
+    }
+    for (const std::string_view word : next) encode_word(word, out);
+  }
+}
+
+std::vector<int32_t> Tokenizer::encode(std::string_view text) const {
+  std::vector<int32_t> out;
+  std::vector<TextPiece> outer;
+  std::vector<TextPiece> inner;
+  added_.split(text, outer);
+  for (const TextPiece& piece : outer) {
+    if (piece.id >= 0) {
+      out.push_back(piece.id);
+      continue;
+    }
+    inner.clear();
+    added_normalized_.split(piece.text, inner);
+    for (const TextPiece& part : inner) {
+      if (part.id >= 0) {
+        out.push_back(part.id);
+      } else {
+        encode_text(part.text, out);
+      }
+    }
+  }
+  return out;
+}
+
+std::string Tokenizer::token_bytes(int32_t id) const {
+  return id < 0 || id >= vocab_size() ? std::string() : tokens_[static_cast<size_t>(id)].bytes;
+}
+
+bool Tokenizer::is_special(int32_t id) const {
+  return id >= 0 && id < vocab_size() && tokens_[static_cast<size_t>(id)].special;
+}
+
+std::optional<int32_t> Tokenizer::token_to_id(std::string_view token) const {
+  const auto place = ids_.find(std::string(token));
+  return place == ids_.end() ? std::nullopt : std::optional<int32_t>(place->second);
+}
+
+std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special) const {
+  std::string bytes;
+  for (const int32_t id : ids) {
+    if (!(skip_special && is_special(id))) bytes += token_bytes(id);
+  }
+  return repair_utf8(bytes);
+}
+
+void Tokenizer::save(const std::string& path) const { write_file_atomic(path, document_.dump(1) + "\n"); }
+
+std::string StreamDecoder::add(int32_t id) {
+  if (skip_special_ && tokenizer_.is_special(id)) return {};
+  held_ += tokenizer_.token_bytes(id);
+  const auto complete = held_.size() - static_cast<size_t>(incomplete_utf8_tail(held_));
+  std::string out = repair_utf8(std::string_view(held_).substr(0, complete));
+  held_.erase(0, complete);
+  return out;
+}
+
+std::string StreamDecoder::finish() {
+  std::string out = repair_utf8(held_);
+  held_.clear();
+  return out;
+}
+
+}  // namespace matvlm

@@ -1,0 +1,193 @@
+// Tokenizer: ids and texts of Hugging Face tokenizers (golden/tokenizer), streaming, and the message of every bad file.
+#include <gtest/gtest.h>
+
+#include <functional>
+
+#include "core/error.h"
+#include "core/file.h"
+#include "data/bpe_trainer.h"
+#include "data/tokenizer.h"
+#include "data/utf8.h"
+#include "tests/support/temp_dir.h"
+
+namespace matvlm {
+namespace {
+
+const std::string kGolden = std::string(MATVLM_SOURCE_DIR) + "/tests/golden/tokenizer/";
+
+std::string error_of(const std::function<void()>& action) {
+  try {
+    action();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+
+std::vector<int32_t> ids_of(const Json& list) {
+  std::vector<int32_t> out;
+  for (int64_t i = 0; i < list.size(); ++i) out.push_back(static_cast<int32_t>(list.at(i).as_int()));
+  return out;
+}
+
+TEST(Tokenizer, MatchesHuggingFaceOnGoldenTexts) {
+  const Json cases = Json::read_file(kGolden + "cases.json");
+  std::string name;
+  std::optional<Tokenizer> tokenizer;
+  int64_t decoded = 0;
+  for (int64_t i = 0; i < cases.size(); ++i) {
+    const Json entry = cases.at(i);
+    if (entry.at("tokenizer").as_string() != name) {
+      name = entry.at("tokenizer").as_string();
+      tokenizer.emplace(Tokenizer::read_file(kGolden + name));
+    }
+    const std::vector<int32_t> ids = ids_of(entry.at("ids"));
+    EXPECT_EQ(tokenizer->encode(entry.at("text").as_string()), ids) << name << " " << entry.at("text").dump();
+    if (!entry.has("decoded")) continue;  // Hugging Face does not give added tokens outside ASCII back
+    EXPECT_EQ(tokenizer->decode(ids, false), entry.at("decoded").as_string());
+    EXPECT_EQ(tokenizer->decode(ids, true), entry.at("decoded_skip_special").as_string());
+    ++decoded;
+  }
+  EXPECT_EQ(cases.size(), 436);
+  EXPECT_EQ(decoded, 327);
+}
+
+TEST(Tokenizer, StreamingGivesTheSameTextAndNeverHalfACharacter) {
+  const Tokenizer tokenizer = Tokenizer::read_file(kGolden + "gpt2.json");
+  const std::string text = "東京 côte 👩🏽‍🚀 d'ivoire<|endoftext|>Ελλάδα";
+  const std::vector<int32_t> ids = tokenizer.encode(text);
+  StreamDecoder stream(tokenizer, false);
+  std::string joined;
+  for (const int32_t id : ids) {
+    const std::string part = stream.add(id);
+    EXPECT_FALSE(contains(part, "\xEF\xBF\xBD"));
+    joined += part;
+  }
+  EXPECT_EQ(joined + stream.finish(), text);
+  StreamDecoder cut(tokenizer, true);
+  EXPECT_EQ(cut.add(tokenizer.encode("東").front()), "");
+  EXPECT_EQ(cut.finish(), "\xEF\xBF\xBD");
+}
+
+TEST(Tokenizer, BytesThatAreNoTextComeBack) {
+  const Tokenizer tokenizer = Tokenizer::read_file(kGolden + "gpt2.json");
+  const std::string broken = "a\xFF\xC3 b\xE2\x82";
+  std::string bytes;
+  for (const int32_t id : tokenizer.encode(broken)) bytes += tokenizer.token_bytes(id);
+  EXPECT_EQ(bytes, broken);
+  EXPECT_EQ(tokenizer.decode(tokenizer.encode(broken), false), repair_utf8(broken));
+  EXPECT_EQ(tokenizer.decode(std::vector<int32_t>{1000000, -200}, false), "");
+}
+
+TEST(Tokenizer, LongWordsTakeNoQuadraticTime) {
+  const Tokenizer tokenizer = Tokenizer::read_file(kGolden + "gpt2.json");
+  const std::string word(300000, 'e');
+  EXPECT_EQ(tokenizer.decode(tokenizer.encode(word), false), word);
+}
+
+TEST(Tokenizer, VocabSizeIsLargestIdPlusOneAndSaveKeepsTheDocument) {
+  testing::TempDir dir;
+  const Tokenizer tokenizer = Tokenizer::read_file(kGolden + "added.json");
+  EXPECT_EQ(tokenizer.vocab_size(), 610);
+  EXPECT_EQ(tokenizer.token_to_id("<|endoftext|>"), 0);
+  EXPECT_TRUE(tokenizer.is_special(0));
+  EXPECT_FALSE(tokenizer.token_to_id("no such token").has_value());
+  tokenizer.save(dir.file("tokenizer.json"));
+  const Tokenizer copy = Tokenizer::read_file(dir.file("tokenizer.json"));
+  EXPECT_EQ(copy.sha256(), tokenizer.sha256());
+  EXPECT_NE(copy.sha256(), Tokenizer::read_file(kGolden + "gpt2.json").sha256());
+}
+
+// A document with one change; `where` and `what` must stand in the message.
+void expect_rejected(const std::string& from, const std::string& to, const std::string& where,
+                     const std::string& what) {
+  std::string text = R"({"added_tokens": [{"id": 3, "content": "<e>", "special": true}], "normalizer": null,
+    "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false}, "decoder": {"type": "ByteLevel"},
+    "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"]}})";
+  EXPECT_NO_THROW(Tokenizer::from_json(Json::parse(text, "t.json")));
+  const size_t at = text.find(from);
+  ASSERT_NE(at, std::string::npos) << from;
+  text.replace(at, from.size(), to);
+  const std::string message = error_of([&] { Tokenizer::from_json(Json::parse(text, "t.json")); });
+  EXPECT_TRUE(contains(message, "t.json") && contains(message, where) && contains(message, what)) << message;
+  EXPECT_FALSE(contains(message, "\n")) << message;
+}
+
+TEST(Tokenizer, BadDocumentsAreNamed) {
+  expect_rejected("\"BPE\"", "\"WordPiece\"", "model.type", "'WordPiece', expected 'BPE'");
+  expect_rejected("\"merges\"", "\"other\"", "'model'", "merges");
+  expect_rejected("\"vocab\"", "\"other\"", "'model'", "vocab");
+  expect_rejected("\"model\"", "\"other\"", "t.json", "'model'");
+  expect_rejected("\"pre_tokenizer\"", "\"other\"", "t.json", "'pre_tokenizer'");
+  expect_rejected("\"b\": 1", "\"b\": 0", "model.vocab.b", "found id 0 for 'b' and for 'a'");
+  expect_rejected("\"b\": 1", "\"b\": -1", "model.vocab.b", "found id -1");
+  expect_rejected("\"b\": 1", "\"b\": 1e3", "model.vocab.b", "expected");
+  expect_rejected("\"b\": 1", "\"b\": 99999999999", "model.vocab.b", "found id 99999999999");
+  expect_rejected("\"b\": 1", "\"a\": 1", "model.vocab", "a");
+  expect_rejected("{\"a\": 0, \"b\": 1, \"ab\": 2}", "{}", "model.vocab", "no tokens");
+  expect_rejected("a b", "a c", "model.merges[0]", "unknown token 'c'");
+  expect_rejected("a b", "b a", "model.merges[0]", "unknown token 'ba'");
+  expect_rejected("a b", "ab", "model.merges[0]", "one space");
+  expect_rejected("\"a b\"", "[\"a\"]", "model.merges[0]", "expected 2");
+  expect_rejected("\"id\": 3", "\"id\": 2", "added_tokens[0]", "found id 2 for '<e>' and for 'ab'");
+  expect_rejected("\"<e>\"", "\"a\"", "added_tokens[0]", "found id 3 for 'a', expected 0");
+  expect_rejected("\"content\"", "\"text\"", "added_tokens[0]", "content");
+  expect_rejected("\"ByteLevel\", \"add", "\"Whitespace\", \"add", "pre_tokenizer.type", "'Whitespace'");
+  expect_rejected("\"add_prefix_space\": false", "\"x\": 1", "pre_tokenizer", "add_prefix_space");
+  expect_rejected("{\"type\": \"ByteLevel\", \"add_prefix_space\": false}", "null", "pre_tokenizer", "not byte-level");
+  expect_rejected("\"normalizer\": null", "\"normalizer\": {\"type\": \"NFC\"}", "normalizer.type", "'NFC'");
+  expect_rejected("{\"type\": \"ByteLevel\"}", "{\"type\": \"WordPiece\"}", "decoder.type", "'WordPiece'");
+  expect_rejected("\"BPE\"", "\"BPE\", \"byte_fallback\": true", "model.byte_fallback", "true");
+  expect_rejected("\"BPE\"", "\"BPE\", \"unk_token\": \"?\"", "model.unk_token", "unknown token '?'");
+  const std::string split =
+      R"({"type": "Sequence", "pretokenizers": [{"type": "Split", "pattern": {"Regex": "\\w+"}, "behavior": "Isolated"}]})";
+  expect_rejected("{\"type\": \"ByteLevel\", \"add_prefix_space\": false}", split, "pretokenizers[0].pattern.Regex",
+                  "GPT-2, Llama 3 or Qwen 2");
+}
+
+TEST(Tokenizer, EmptyTruncatedAndMissingFilesAreNamed) {
+  testing::TempDir dir;
+  const std::string path = dir.file("tokenizer.json");
+  EXPECT_TRUE(contains(error_of([&] { Tokenizer::read_file(path); }), path));
+  const std::string whole = read_file(kGolden + "gpt2.json");
+  for (const size_t size : {size_t{0}, size_t{1}, whole.size() / 2, whole.size() - 3}) {
+    write_file_atomic(path, whole.substr(0, size));
+    const std::string message = error_of([&] { Tokenizer::read_file(path); });
+    EXPECT_TRUE(contains(message, path)) << size << " " << message;
+    EXPECT_FALSE(contains(message, "\n"));
+  }
+}
+
+TEST(Tokenizer, TextOutsideTheAlphabetIsAnErrorOrUnknown) {
+  const std::string head = R"({"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false}, "model": {)";
+  const Tokenizer strict = Tokenizer::from_json(Json::parse(head + R"("vocab": {"a": 0}, "merges": []}})", "t"));
+  EXPECT_TRUE(contains(error_of([&] { strict.encode("ab"); }), "found a text with the character 'b'"));
+  const Tokenizer lenient = Tokenizer::from_json(
+      Json::parse(head + R"("unk_token": "<u>", "vocab": {"a": 0, "<u>": 1}, "merges": []}})", "t"));
+  EXPECT_EQ(lenient.encode("aba"), (std::vector<int32_t>{0, 1, 0}));
+}
+
+TEST(Tokenizer, BeginTokenOfThePostProcessorIsKnown) {
+  const std::string text = R"({"added_tokens": [{"id": 1, "content": "<s>", "special": true}],
+    "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false}, "model": {"vocab": {"a": 0}, "merges": []},
+    "post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}},
+    {"Sequence": {"id": "A", "type_id": 0}}], "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}}}})";
+  EXPECT_EQ(Tokenizer::from_json(Json::parse(text, "t")).prefix_ids(), std::vector<int32_t>{1});
+}
+
+TEST(Utf8, RepairAndTailFollowTheStandard) {
+  EXPECT_EQ(repair_utf8("a\xF0\x9F\x92z"), "a\xEF\xBF\xBDz");      // one part, one replacement
+  EXPECT_EQ(repair_utf8("\xC0\x80"), "\xEF\xBF\xBD\xEF\xBF\xBD");  // overlong
+  EXPECT_EQ(repair_utf8("\xED\xA0\x80").size(), 9U);               // surrogate: three parts
+  EXPECT_EQ(incomplete_utf8_tail("ab\xF0\x9F\x92"), 3);
+  EXPECT_EQ(incomplete_utf8_tail("ab\xE2"), 1);
+  EXPECT_EQ(incomplete_utf8_tail("ab\x92"), 0);
+  EXPECT_EQ(incomplete_utf8_tail("\xC3\xA9"), 0);
+  EXPECT_EQ(strip(" \t\xC2\xA0 a b \x1C\n"), "a b");
+  EXPECT_EQ(strip(" \n "), "");
+}
+
+}  // namespace
+}  // namespace matvlm
