@@ -1,0 +1,39 @@
+// Rotary position embedding (Su et al. 2021) on packed rows, half-split ("rotate-half") layout as in Phi and Llama:
+// within each head, dims i and i + R/2 (i < R/2) form a pair that is turned by the angle position * theta^(-2i/R); dims
+// R and above pass through.   T tokens, H heads, P head width, R rotary dims (even, <= P).
+#pragma once
+
+#include <cstdint>
+
+#include "autograd/graph.h"
+
+namespace matvlm {
+
+// Raw op: y = rotated x (accumulate: y += rotated x); inverse turns backwards, which is also the gradient.
+template <class T>
+struct RotaryArgs {
+  int64_t tokens = 0;
+  int64_t heads = 0;
+  int64_t head_dim = 0;
+  int64_t rotary_dims = 0;
+  double theta = 0;
+  bool inverse = false;
+  bool accumulate = false;
+  const int32_t* positions = nullptr;  // [T], not negative
+  const T* x = nullptr;                // [T, H*P]
+  int64_t x_stride = 0;
+  T* y = nullptr;  // [T, H*P]
+  int64_t y_stride = 0;
+};
+
+// CUDA launcher, T = float or bf16; R <= 256. The CPU op is in rotary_cpu.h.
+template <class T>
+void rotary_cuda(Context& ctx, const RotaryArgs<T>& args);
+
+// x [T, heads*head_dim] (f32; bf16 on a GPU), positions i32 [T] on the same device -> [T, heads*head_dim], contiguous.
+// Error when rotary_dims is odd, negative or above head_dim. The error of cos and sin is that of one float32 rounding
+// at any position up to 2^31: angles are reduced in double.
+Var rotary(Graph& g, const Var& x, int64_t heads, int64_t head_dim, int64_t rotary_dims, double theta,
+           const Tensor& positions);
+
+}  // namespace matvlm
