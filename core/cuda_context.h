@@ -11,15 +11,17 @@ struct cudnnContext;
 
 namespace matvlm {
 
-#define MATVLM_CUDA_CHECK(call)                                                                          \
-  do {                                                                                                   \
-    const cudaError_t matvlm_error = (call);                                                             \
-    if (matvlm_error != cudaSuccess)                                                                     \
+#define MATVLM_CUDA_CHECK(call)                                                                                     \
+  do {                                                                                                              \
+    const cudaError_t matvlm_error = (call);                                                                        \
+    if (matvlm_error != cudaSuccess)                                                                                \
       ::matvlm::fail("[cuda] ", #call, ": ", cudaGetErrorString(matvlm_error), " (", __FILE__, ":", __LINE__, ")"); \
   } while (0)
 
 // After a kernel launch: catches bad launch configurations at the place where they happen.
 #define MATVLM_LAUNCH_CHECK() MATVLM_CUDA_CHECK(cudaGetLastError())
+
+struct GemmPlans;
 
 class CudaContext final : public Context {
  public:
@@ -44,6 +46,7 @@ class CudaContext final : public Context {
   int compute_capability() const { return compute_capability_; }  // 90 for 9.0
   int max_shared_memory() const { return max_shared_memory_; }    // bytes a block may opt in to
   bool allow_tf32 = false;                                        // float32 products in tf32: off unless asked for
+  std::shared_ptr<GemmPlans> gemm_plans;                          // cache of gemm_cuda.cpp
 
  private:
   cudaStream_t stream_ = nullptr;

@@ -1,5 +1,5 @@
-// Matrix products, row-major with row strides: C[m,n] = alpha * op(A)[m,k] * op(B)[k,n] + beta * C, op = transpose or not.
-// CPU: OpenBLAS (gemm.cpp). CUDA: cuBLASLt (gemm_cuda.cpp). Same inputs, same bits: algorithms are chosen by the
+// Matrix products, row-major with row strides: C[m,n] = alpha * op(A)[m,k] * op(B)[k,n] + beta * C, op = transpose or
+// not. CPU: OpenBLAS (gemm.cpp). CUDA: cuBLASLt (gemm_cuda.cpp). Same inputs, same bits: algorithms are chosen by the
 // library's heuristic from the shape, never by timing.
 #pragma once
 
@@ -15,7 +15,8 @@ namespace matvlm {
 void gemm(Context& ctx, bool transpose_a, bool transpose_b, float alpha, const Tensor& a, const Tensor& b, float beta,
           const Tensor& c);
 
-// As gemm with transpose_b, plus a bias row of length n added to every row of C (bias may be undefined): y = x W^T + bias.
+// As gemm with transpose_b, plus a bias row of length n added to every row of C (bias may be undefined): y = x W^T +
+// bias.
 void gemm_bias(Context& ctx, const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& y);
 
 // CPU kernels for float, double and std::complex<double> (no conjugation), on raw pointers.

@@ -1,0 +1,34 @@
+// The GPU half of gemm.h: checked arguments in, cuBLASLt out (gemm_cuda.cpp, gemm_rows.cu); gemm_no_cuda.cpp throws.
+#pragma once
+
+#include <cstdint>
+
+#include "core/context.h"
+#include "core/dtype.h"
+
+namespace matvlm {
+
+// Row-major C[m,n] = alpha * op(A)[m,k] * op(B)[k,n] + beta * C (+ bias[n]). A and B of type `input`, C and bias of
+// type `output`. m, n > 0.
+struct GemmArgs {
+  bool transpose_a = false, transpose_b = false;
+  int64_t m = 0, n = 0, k = 0;
+  float alpha = 1, beta = 0;
+  const void* a = nullptr;
+  int64_t lda = 0;
+  const void* b = nullptr;
+  int64_t ldb = 0;
+  void* c = nullptr;
+  int64_t ldc = 0;
+  const void* bias = nullptr;  // only with beta = 0
+  DType input = DType::f32, output = DType::f32;
+};
+
+void gemm_cuda(Context& ctx, const GemmArgs& args);
+
+// C[m,n] = beta * C + bias; bias of C's type or nullptr. What is left of a product without inner dimension, and the
+// bias where cuBLASLt has no kernel that adds it. beta = 0 does not read C.
+void scale_add_bias_cuda(Context& ctx, int64_t m, int64_t n, float beta, const void* bias, void* c, int64_t ldc,
+                         DType dtype);
+
+}  // namespace matvlm
