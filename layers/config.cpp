@@ -1,0 +1,225 @@
+// config.json in and out.
+#include "layers/config.h"
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+
+#include "core/error.h"
+#include "core/file.h"
+
+namespace matvlm {
+namespace {
+
+int64_t positive(const Json& json, const char* key) {
+  const int64_t value = json.at(key).as_int();
+  check(value > 0, json.where(), ": key '", key, "': found ", value, ", expected a positive number");
+  return value;
+}
+
+void expect_activation(const Json& json, const std::string& expected, const std::string& also) {
+  const std::string found = json.get("hidden_act", expected.c_str());
+  check(found == expected || found == also, json.where(), ": key 'hidden_act': found '", found, "', expected '",
+        expected, "'");
+}
+
+double rotary_option(const Json& text, const char* key, double otherwise) {
+  if (text.has("rope_parameters") && text.at("rope_parameters").is_object()) {
+    const Json rope = text.at("rope_parameters");
+    const std::string type = rope.get("rope_type", "default");
+    check(type == "default", rope.where(), ": key 'rope_type': found '", type, "', expected 'default'");
+    if (rope.has(key)) return rope.at(key).as_double();
+  }
+  return text.get(key, otherwise);
+}
+
+TextConfig text_config(const Json& json) {
+  TextConfig c;
+  c.model_type = json.get("model_type", "phi");
+  check(c.model_type == "phi", json.where(), ": key 'model_type': found '", c.model_type, "', expected 'phi'");
+  expect_activation(json, "gelu_new", "gelu_pytorch_tanh");
+  check(!json.get("qk_layernorm", false), json.where(), ": key 'qk_layernorm': found true, which is not supported");
+  c.hidden = positive(json, "hidden_size");
+  c.layers = positive(json, "num_hidden_layers");
+  c.heads = positive(json, "num_attention_heads");
+  c.kv_heads = json.get("num_key_value_heads", c.heads);
+  c.head_dim = json.get("head_dim", c.hidden / c.heads);
+  c.mlp = positive(json, "intermediate_size");
+  c.vocab = positive(json, "vocab_size");
+  c.norm_eps = json.get("layer_norm_eps", 1e-5);
+  c.max_positions = json.get("max_position_embeddings", 2048);
+  c.rope_theta = rotary_option(json, "rope_theta", 10000.0);
+  const double factor = rotary_option(json, "partial_rotary_factor", 0.5);
+  c.rotary_dims = static_cast<int64_t>(factor * static_cast<double>(c.head_dim));
+  c.tied_head = json.get("tie_word_embeddings", false);
+  check(!c.tied_head, json.where(), ": key 'tie_word_embeddings': found true, expected false for phi");
+  check(c.kv_heads > 0 && c.heads % c.kv_heads == 0, json.where(), ": ", c.heads, " heads are no multiple of ",
+        c.kv_heads, " key/value heads");
+  check(c.head_dim > 0 && c.heads * c.head_dim >= 1, json.where(), ": head width ", c.head_dim);
+  check(c.rotary_dims % 2 == 0 && c.rotary_dims <= c.head_dim, json.where(), ": rotary dimensions: found ",
+        c.rotary_dims, " (", factor, " of ", c.head_dim, "), expected an even number");
+  return c;
+}
+
+VisionConfig vision_config(const Json& json, const std::string& select_strategy, int64_t feature_layer) {
+  VisionConfig c;
+  const std::string type = json.get("model_type", "siglip_vision_model");
+  check(type == "siglip_vision_model" || type == "siglip", json.where(), ": key 'model_type': found '", type,
+        "', expected 'siglip_vision_model'");
+  expect_activation(json, "gelu_pytorch_tanh", "gelu_new");
+  // transformers leaves out of config.json what equals its defaults (so400m differs from them in every size).
+  c.hidden = json.get("hidden_size", 768);
+  c.mlp = json.get("intermediate_size", 3072);
+  c.layers = json.get("num_hidden_layers", 12);
+  c.heads = json.get("num_attention_heads", 12);
+  c.image_size = json.get("image_size", 224);
+  c.patch_size = json.get("patch_size", 16);
+  c.norm_eps = json.get("layer_norm_eps", 1e-6);
+  c.feature_layer = feature_layer;
+  check(json.get("num_channels", 3) == 3, json.where(), ": key 'num_channels': expected 3");
+  for (const int64_t size : {c.hidden, c.mlp, c.layers, c.heads, c.image_size, c.patch_size}) {
+    check(size > 0, json.where(), ": found a size of ", size, ", expected positive numbers");
+  }
+  check(c.hidden % c.heads == 0, json.where(), ": width ", c.hidden, " is no multiple of ", c.heads, " heads");
+  check(c.patch_size <= c.image_size, json.where(), ": patches of ", c.patch_size, " in an image of ", c.image_size);
+  check(feature_layer < 0 && c.blocks_used() >= 0, json.where(), ": vision_feature_layer ", feature_layer, " of ",
+        c.layers, " layers");
+  check(select_strategy == "patch" || select_strategy == "cls_patch", json.where(),
+        ": vision_feature_select_strategy: found '", select_strategy, "', expected 'patch' or 'cls_patch'");
+  c.drop_first_patch = select_strategy == "patch";
+  check(c.tokens() > 0, json.where(), ": no image token is left of ", c.patches(), " patches");
+  return c;
+}
+
+MambaConfig mamba_config(const Json& json, const TextConfig& text) {
+  MambaConfig m;
+  const Json layers = json.at("ssm_layers");
+  for (int64_t i = 0; i < layers.size(); ++i) m.ssm_layers.push_back(layers.at(i).as_int());
+  check_ssm_layers(m.ssm_layers, text.layers);
+  m.is_bias = json.get("is_bias", false);
+  m.conv_width = json.get("d_conv", 4);
+  check(m.conv_width >= 2 && m.conv_width <= 4, json.where(), ": key 'd_conv': found ", m.conv_width,
+        ", expected 2 to 4");
+  const auto expect = [&](const char* key, int64_t value) {
+    const int64_t found = json.get(key, value);
+    check(found == value, json.where(), ": key '", key, "': found ", found, ", expected ", value,
+          " for this language model");
+  };
+  expect("d_inner", text.heads * text.head_dim);
+  expect("d_xb", text.kv_heads * text.head_dim);
+  expect("d_state", text.head_dim);
+  return m;
+}
+
+Json phi_json(const TextConfig& c) {
+  Json rope = Json::object();
+  const double factor = static_cast<double>(c.rotary_dims) / static_cast<double>(c.head_dim);
+  // The reader truncates factor * head_dim; a factor a hair too small would lose two dimensions.
+  const double safe = std::floor(factor * static_cast<double>(c.head_dim)) == static_cast<double>(c.rotary_dims)
+                          ? factor
+                          : std::nextafter(factor, 1.0);
+  rope.set("rope_type", "default").set("rope_theta", c.rope_theta).set("partial_rotary_factor", safe);
+  return Json::object()
+      .set("model_type", c.model_type)
+      .set("hidden_size", c.hidden)
+      .set("intermediate_size", c.mlp)
+      .set("num_hidden_layers", c.layers)
+      .set("num_attention_heads", c.heads)
+      .set("num_key_value_heads", c.kv_heads)
+      .set("vocab_size", c.vocab)
+      .set("hidden_act", "gelu_new")
+      .set("layer_norm_eps", c.norm_eps)
+      .set("max_position_embeddings", c.max_positions)
+      .set("partial_rotary_factor", safe)
+      .set("rope_theta", c.rope_theta)
+      .set("rope_parameters", rope)
+      .set("qk_layernorm", false)
+      .set("tie_word_embeddings", false);
+}
+
+Json siglip_json(const VisionConfig& c) {
+  return Json::object()
+      .set("model_type", "siglip_vision_model")
+      .set("hidden_size", c.hidden)
+      .set("intermediate_size", c.mlp)
+      .set("num_hidden_layers", c.layers)
+      .set("num_attention_heads", c.heads)
+      .set("num_channels", 3)
+      .set("image_size", c.image_size)
+      .set("patch_size", c.patch_size)
+      .set("hidden_act", "gelu_pytorch_tanh")
+      .set("layer_norm_eps", c.norm_eps);
+}
+
+}  // namespace
+
+bool MambaConfig::contains(int64_t layer) const {
+  return std::binary_search(ssm_layers.begin(), ssm_layers.end(), layer);
+}
+
+void check_ssm_layers(const std::vector<int64_t>& ssm_layers, int64_t layers) {
+  for (size_t i = 0; i < ssm_layers.size(); ++i) {
+    check(ssm_layers[i] >= 0 && ssm_layers[i] < layers, "ssm_layers: found layer ", ssm_layers[i], ", expected 0 to ",
+          layers - 1);
+    check(i == 0 || ssm_layers[i] > ssm_layers[i - 1], "ssm_layers: found ", ssm_layers[i], " after ",
+          i == 0 ? 0 : ssm_layers[i - 1], ", expected ascending layers");
+  }
+}
+
+ModelConfig model_config_from_json(const Json& text, const Json& vision, const std::string& select_strategy) {
+  ModelConfig c;
+  c.text = text_config(text);
+  if (vision.is_object()) c.vision = vision_config(vision, select_strategy, -2);
+  return c;
+}
+
+ModelConfig read_model_config(const std::string& dir) {
+  const Json json = Json::read_file(dir + "/config.json");
+  ModelConfig c;
+  const bool wrapped = json.has("text_config");
+  c.text = text_config(wrapped ? json.at("text_config") : json);
+  if (json.has("vision_config") && json.at("vision_config").is_object()) {
+    const std::string select = json.get("vision_feature_select_strategy", "patch");
+    c.vision = vision_config(json.at("vision_config"), select, json.get("vision_feature_layer", -2));
+  }
+  c.max_length = json.get("tokenizer_model_max_length", 0);
+  c.image_aspect = json.get("image_aspect_ratio", "square");
+  check(c.image_aspect == "square" || c.image_aspect == "pad", json.where(), ": key 'image_aspect_ratio': found '",
+        c.image_aspect, "', expected 'square' or 'pad'");
+  const std::string mamba_file = dir + "/mamba_config.json";
+  if (std::filesystem::exists(mamba_file)) c.mamba = mamba_config(Json::read_file(mamba_file), c.text);
+  return c;
+}
+
+void write_model_config(const ModelConfig& config, const std::string& dir) {
+  Json json = Json::object();
+  Json architectures = Json::array();
+  architectures.push(Json::of(std::string_view("TinyLlavaForConditionalGeneration")));
+  json.set("model_type", "tinyllava").set("architectures", architectures);
+  json.set("text_config", phi_json(config.text)).set("hidden_size", config.text.hidden);
+  json.set("vocab_size", config.text.vocab);
+  if (config.vision) {
+    json.set("vision_config", siglip_json(*config.vision))
+        .set("vision_hidden_size", config.vision->hidden)
+        .set("connector_type", "mlp2x_gelu")
+        .set("vision_feature_layer", config.vision->feature_layer)
+        .set("vision_feature_select_strategy", config.vision->drop_first_patch ? "patch" : "cls_patch")
+        .set("image_aspect_ratio", config.image_aspect);
+  }
+  if (config.max_length > 0) json.set("tokenizer_model_max_length", config.max_length);
+  write_file_atomic(dir + "/config.json", json.dump(2) + "\n");
+  if (config.mamba.ssm_layers.empty()) return;
+  Json layers = Json::array();
+  for (const int64_t layer : config.mamba.ssm_layers) layers.push(Json::of(layer));
+  Json mamba = Json::object();
+  mamba.set("ssm_layers", layers)
+      .set("is_bias", config.mamba.is_bias)
+      .set("d_inner", config.text.heads * config.text.head_dim)
+      .set("d_xb", config.text.kv_heads * config.text.head_dim)
+      .set("d_state", config.text.head_dim)
+      .set("ngroups", config.text.heads)
+      .set("d_conv", config.mamba.conv_width);
+  write_file_atomic(dir + "/mamba_config.json", mamba.dump(2) + "\n");
+}
+
+}  // namespace matvlm

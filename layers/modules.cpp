@@ -1,0 +1,209 @@
+// Forward passes of the parts; their backward passes are the ops'.
+#include "layers/modules.h"
+
+#include <cmath>
+
+#include "autograd/ops/activation.h"
+#include "autograd/ops/add.h"
+#include "autograd/ops/attention.h"
+#include "autograd/ops/conv1d.h"
+#include "autograd/ops/gated_rms_norm.h"
+#include "autograd/ops/layer_norm.h"
+#include "autograd/ops/linear.h"
+#include "autograd/ops/rms_norm.h"
+#include "autograd/ops/rotary.h"
+#include "autograd/ops/ssd.h"
+
+namespace matvlm {
+namespace {
+
+AttentionMixer make_attention(const ModelWeights& weights, const TextConfig& c, const std::string& prefix) {
+  AttentionMixer m;
+  m.heads = c.heads;
+  m.kv_heads = c.kv_heads;
+  m.head_dim = c.head_dim;
+  m.rotary_dims = c.rotary_dims;
+  m.rope_theta = c.rope_theta;
+  const int64_t q = c.heads * c.head_dim;
+  const int64_t kv = c.kv_heads * c.head_dim;
+  m.q = make_affine(weights, prefix + "q_proj", {q, c.hidden}, c.block.qkv_bias);
+  m.k = make_affine(weights, prefix + "k_proj", {kv, c.hidden}, c.block.qkv_bias);
+  m.v = make_affine(weights, prefix + "v_proj", {kv, c.hidden}, c.block.qkv_bias);
+  m.dense = make_affine(weights, prefix + "dense", {c.hidden, q}, c.block.dense_bias);
+  return m;
+}
+
+MambaMixer make_mamba(const ModelWeights& weights, const ModelConfig& config, const std::string& prefix) {
+  const TextConfig& c = config.text;
+  const int64_t inner = c.heads * c.head_dim;
+  const int64_t group = c.kv_heads * c.head_dim;
+  const int64_t channels = inner + 2 * group;
+  MambaMixer m;
+  m.heads = c.heads;
+  m.kv_heads = c.kv_heads;
+  m.head_dim = c.head_dim;
+  m.norm_eps = config.mamba.norm_eps;
+  m.in_proj = make_affine(weights, prefix + "in_proj", {2 * inner + 2 * group + c.heads, c.hidden},
+                          config.mamba.is_bias);
+  m.out_proj = make_affine(weights, prefix + "out_proj", {c.hidden, inner}, config.mamba.is_bias);
+  m.conv_weight = weights.get(prefix + "conv1d.weight", {channels, 1, config.mamba.conv_width});
+  m.conv_bias = weights.get(prefix + "conv1d.bias", {channels});
+  m.a_log = weights.get(prefix + "A_log", {c.heads});
+  m.d = weights.get(prefix + "D", {c.heads});
+  m.dt_bias = weights.get(prefix + "dt_bias", {c.heads});
+  m.norm_weight = weights.get(prefix + "norm.weight", {inner});
+  return m;
+}
+
+Mlp make_mlp(const ModelWeights& weights, const std::string& prefix, int64_t hidden, int64_t inner,
+             const BlockSpec& spec) {
+  Mlp m;
+  m.kind = spec.mlp;
+  if (spec.mlp == MlpKind::swiglu) {
+    m.fc1 = make_affine(weights, prefix + "gate_proj", {inner, hidden}, spec.mlp_bias);
+    m.up = make_affine(weights, prefix + "up_proj", {inner, hidden}, spec.mlp_bias);
+    m.fc2 = make_affine(weights, prefix + "down_proj", {hidden, inner}, spec.mlp_bias);
+  } else {
+    m.fc1 = make_affine(weights, prefix + "fc1", {inner, hidden}, spec.mlp_bias);
+    m.fc2 = make_affine(weights, prefix + "fc2", {hidden, inner}, spec.mlp_bias);
+  }
+  return m;
+}
+
+Var run_attention(Graph& g, const AttentionMixer& m, const Var& x, const Pass& pass, int64_t layer) {
+  Var q = run_affine(g, m.q, x);
+  Var k = run_affine(g, m.k, x);
+  const Var v = run_affine(g, m.v, x);
+  if (m.rotary_dims > 0) {
+    q = rotary(g, q, m.heads, m.head_dim, m.rotary_dims, m.rope_theta, pass.positions);
+    k = rotary(g, k, m.kv_heads, m.head_dim, m.rotary_dims, m.rope_theta, pass.positions);
+  }
+  const AttentionShape shape{m.heads, m.kv_heads, m.head_dim, m.causal,
+                             1.0 / std::sqrt(static_cast<double>(m.head_dim))};
+  Var mixed;
+  if (pass.state != nullptr) {
+    KvCache& cache = pass.state->layer(layer).kv;
+    kv_append(g.ctx(), cache, k.value(), v.value(), pass.lens, pass.slots);
+    mixed = g.constant(attention_cached(g.ctx(), shape, q.value(), cache, pass.lens, pass.slots));
+  } else {
+    mixed = attention(g, shape, q, k, v, pass.lens);
+  }
+  return run_affine(g, m.dense, mixed);
+}
+
+Var run_mamba(Graph& g, const MambaMixer& m, const Var& u, const Pass& pass, int64_t layer) {
+  const int64_t inner = m.heads * m.head_dim;
+  const int64_t group = m.kv_heads * m.head_dim;
+  const int64_t channels = inner + 2 * group;
+  const Var zxbcdt = run_affine(g, m.in_proj, u);
+  const Var z = g.slice_cols(zxbcdt, 0, inner);
+  const Var xbc = g.slice_cols(zxbcdt, inner, inner + channels);
+  const Var dt = g.slice_cols(zxbcdt, inner + channels, inner + channels + m.heads);
+
+  StateIo conv_io, ssm_io;
+  const bool decoding = pass.state != nullptr;
+  if (decoding) {
+    LayerState& s = pass.state->layer(layer);
+    conv_io = {s.conv, s.conv, s.conv_every, pass.device_slots};
+    ssm_io = {s.ssm, s.ssm, s.ssm_every, pass.device_slots};
+  }
+  const Var convolved =
+      causal_conv1d_silu(g, xbc, m.conv_weight, m.conv_bias, pass.lens, decoding ? &conv_io : nullptr);
+  const Var x = g.slice_cols(convolved, 0, group);
+  const Var b = g.slice_cols(convolved, group, 2 * group);
+  const Var c = g.slice_cols(convolved, 2 * group, channels);
+  const SsdShape shape{m.heads, m.kv_heads, m.kv_heads, m.heads, m.head_dim, m.head_dim};
+  const Var y = ssd(g, shape, x, b, c, dt, m.a_log, m.d, m.dt_bias, pass.lens, decoding ? &ssm_io : nullptr);
+  const Var normed = gated_rms_norm(g, y, z, m.norm_weight, m.head_dim, m.norm_eps);
+  return run_affine(g, m.out_proj, normed);
+}
+
+}  // namespace
+
+Affine make_affine(const ModelWeights& weights, const std::string& prefix, const Shape& shape, bool bias) {
+  Affine m;
+  m.weight = weights.get(prefix + ".weight", shape);
+  if (bias) m.bias = weights.get(prefix + ".bias", {shape[0]});
+  return m;
+}
+
+Norm make_norm(const ModelWeights& weights, const std::string& prefix, int64_t width, NormKind kind, double eps) {
+  Norm m;
+  m.kind = kind;
+  m.eps = eps;
+  m.weight = weights.get(prefix + ".weight", {width});
+  if (kind == NormKind::layer_norm) m.bias = weights.get(prefix + ".bias", {width});
+  return m;
+}
+
+Block make_text_block(const ModelWeights& weights, const ModelConfig& config, int64_t layer) {
+  const TextConfig& c = config.text;
+  const std::string prefix = text_layer_prefix(layer);
+  Block block;
+  block.spec = c.block;
+  block.norm = make_norm(weights, prefix + "input_layernorm", c.hidden, c.block.norm, c.norm_eps);
+  if (!c.block.parallel) {
+    block.post_norm = make_norm(weights, prefix + "post_attention_layernorm", c.hidden, c.block.norm, c.norm_eps);
+  }
+  if (config.mamba.contains(layer)) {
+    block.mixer = make_mamba(weights, config, prefix + "mamba.");
+  } else {
+    block.mixer = make_attention(weights, c, prefix + "self_attn.");
+  }
+  block.mlp = make_mlp(weights, prefix + "mlp.", c.hidden, c.mlp, c.block);
+  return block;
+}
+
+Block make_vision_block(const ModelWeights& weights, const VisionConfig& config, int64_t layer) {
+  const std::string prefix = cat(kVisionPrefix, "encoder.layers.", layer, ".");
+  const int64_t d = config.hidden;
+  Block block;
+  block.spec.parallel = false;
+  block.norm = make_norm(weights, prefix + "layer_norm1", d, NormKind::layer_norm, config.norm_eps);
+  block.post_norm = make_norm(weights, prefix + "layer_norm2", d, NormKind::layer_norm, config.norm_eps);
+  AttentionMixer m;
+  m.heads = m.kv_heads = config.heads;
+  m.head_dim = d / config.heads;
+  m.causal = false;
+  m.q = make_affine(weights, prefix + "self_attn.q_proj", {d, d}, true);
+  m.k = make_affine(weights, prefix + "self_attn.k_proj", {d, d}, true);
+  m.v = make_affine(weights, prefix + "self_attn.v_proj", {d, d}, true);
+  m.dense = make_affine(weights, prefix + "self_attn.out_proj", {d, d}, true);
+  block.mixer = m;
+  block.mlp = make_mlp(weights, prefix + "mlp.", d, config.mlp, block.spec);
+  return block;
+}
+
+Var run_affine(Graph& g, const Affine& m, const Var& x) { return linear(g, x, m.weight, m.bias); }
+
+Var run_norm(Graph& g, const Norm& m, const Var& x) {
+  if (m.kind == NormKind::rms_norm) return rms_norm(g, x, m.weight, m.eps);
+  return layer_norm(g, x, m.weight, m.bias, m.eps);
+}
+
+Var run_mlp(Graph& g, const Mlp& m, const Var& x) {
+  if (m.kind == MlpKind::swiglu) {
+    return run_affine(g, m.fc2, swiglu(g, run_affine(g, m.fc1, x), run_affine(g, m.up, x)));
+  }
+  return run_affine(g, m.fc2, activation(g, run_affine(g, m.fc1, x), Activation::gelu_tanh));
+}
+
+Var run_mixer(Graph& g, const Block& block, const Var& normed, const Pass& pass, int64_t layer) {
+  if (const auto* mamba = std::get_if<MambaMixer>(&block.mixer)) return run_mamba(g, *mamba, normed, pass, layer);
+  return run_attention(g, std::get<AttentionMixer>(block.mixer), normed, pass, layer);
+}
+
+Var finish_block(Graph& g, const Block& block, const Var& h, const Var& normed, const Var& mixed) {
+  if (block.spec.parallel) return add(g, {h, mixed, run_mlp(g, block.mlp, normed)});
+  const Var middle = add(g, {h, mixed});
+  return add(g, {middle, run_mlp(g, block.mlp, run_norm(g, block.post_norm, middle))});
+}
+
+Var run_block(Graph& g, const Block& block, const Var& h, const Pass& pass, int64_t layer, BlockTrace* trace) {
+  const Var normed = run_norm(g, block.norm, h);
+  const Var mixed = run_mixer(g, block, normed, pass, layer);
+  if (trace != nullptr) *trace = {normed.value(), mixed.value()};
+  return finish_block(g, block, h, normed, mixed);
+}
+
+}  // namespace matvlm

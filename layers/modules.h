@@ -1,0 +1,72 @@
+// The parts of the networks as plain structs of weights, and the functions that run them.
+#pragma once
+
+#include <string>
+#include <variant>
+
+#include "autograd/graph.h"
+#include "layers/config.h"
+#include "layers/pass.h"
+#include "layers/weights.h"
+
+namespace matvlm {
+
+struct Affine {  // y = x W^T + b
+  Weight weight, bias;
+};
+struct Norm {
+  NormKind kind = NormKind::layer_norm;
+  Weight weight, bias;
+  double eps = 1e-5;
+};
+struct Mlp {
+  MlpKind kind = MlpKind::gelu;
+  Affine fc1, fc2;  // gelu; for swiglu fc1 is the gate and fc2 the down projection
+  Affine up;        // swiglu only
+};
+struct AttentionMixer {
+  Affine q, k, v, dense;
+  int64_t heads = 0, kv_heads = 0, head_dim = 0;
+  int64_t rotary_dims = 0;  // 0: no rotary (vision)
+  double rope_theta = 10000.0;
+  bool causal = true;
+};
+struct MambaMixer {
+  Affine in_proj, out_proj;  // rows of in_proj: z H*P | x K*P | B K*N | C H*N | dt H
+  Weight conv_weight, conv_bias;
+  Weight a_log, d, dt_bias;
+  Weight norm_weight;
+  double norm_eps = 1e-5;
+  int64_t heads = 0, kv_heads = 0, head_dim = 0;
+};
+struct Block {
+  BlockSpec spec;
+  Norm norm;       // input_layernorm / layer_norm1
+  Norm post_norm;  // sequential blocks: before the MLP
+  std::variant<AttentionMixer, MambaMixer> mixer;
+  Mlp mlp;
+  bool is_mamba() const { return std::holds_alternative<MambaMixer>(mixer); }
+};
+
+Affine make_affine(const ModelWeights& weights, const std::string& prefix, const Shape& shape, bool bias);
+Norm make_norm(const ModelWeights& weights, const std::string& prefix, int64_t width, NormKind kind, double eps);
+Block make_text_block(const ModelWeights& weights, const ModelConfig& config, int64_t layer);
+Block make_vision_block(const ModelWeights& weights, const VisionConfig& config, int64_t layer);
+
+Var run_affine(Graph& g, const Affine& m, const Var& x);
+Var run_norm(Graph& g, const Norm& m, const Var& x);
+Var run_mlp(Graph& g, const Mlp& m, const Var& x);
+// `normed` is the normed input [T, D]; `layer` addresses the decode state of the pass, if it has one.
+Var run_mixer(Graph& g, const Block& block, const Var& normed, const Pass& pass, int64_t layer);
+
+// The parts of one block's forward that others want to see.
+struct BlockTrace {
+  Tensor normed;       // norm(h): the mixer's input
+  Tensor mixer;        // the mixer's output
+};
+Var run_block(Graph& g, const Block& block, const Var& h, const Pass& pass, int64_t layer,
+              BlockTrace* trace = nullptr);
+// The block's output when its mixer's output is already there.
+Var finish_block(Graph& g, const Block& block, const Var& h, const Var& normed, const Var& mixed);
+
+}  // namespace matvlm

@@ -1,0 +1,92 @@
+#include "layers/rows.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+
+namespace matvlm {
+namespace {
+
+struct RowBuilder {
+  const TokenRows& rows;
+  int64_t patches;
+  bool drop_first;
+  int64_t vocab;
+  SplicedRows out;
+
+  void push(int32_t source, int32_t label) {
+    out.source.push_back(source);
+    if (!rows.labels.empty()) out.labels.push_back(label);
+  }
+
+  void push_image(int64_t row) {
+    const int64_t image = rows.image_of_row[static_cast<size_t>(row)];
+    check(image >= 0, "[splice] row ", row, " has an image mark but no image");
+    for (int64_t i = drop_first ? 1 : 0; i < patches; ++i) {
+      push(static_cast<int32_t>(-1 - (image * patches + i)), kNoLabel);
+    }
+  }
+
+  // Ids [begin, end) of `row`; end is already cut.
+  void push_row(int64_t row, int64_t begin, int64_t end) {
+    int64_t marks = 0;
+    for (int64_t i = begin; i < end; ++i) {
+      const int32_t id = rows.ids[static_cast<size_t>(i)];
+      if (id == kImageMark) {
+        check(++marks == 1, "[splice] row ", row, " has more than one image mark");
+        push_image(row);
+        continue;
+      }
+      check(id >= 0 && id < vocab, "[splice] row ", row, ", token ", i - begin, ": found id ", id, ", expected 0 to ",
+            vocab - 1);
+      push(id, rows.labels.empty() ? kNoLabel : rows.labels[static_cast<size_t>(i)]);
+    }
+  }
+};
+
+}  // namespace
+
+std::vector<int32_t> SplicedRows::targets() const {
+  std::vector<int32_t> out(labels.size(), kNoLabel);
+  for (size_t b = 0; b + 1 < cu.size(); ++b) {
+    for (int64_t t = cu[b]; t + 1 < cu[b + 1]; ++t) {
+      out[static_cast<size_t>(t)] = labels[static_cast<size_t>(t) + 1];
+    }
+  }
+  return out;
+}
+
+std::vector<uint8_t> SplicedRows::answers() const {
+  std::vector<uint8_t> out(labels.size());
+  for (size_t t = 0; t < labels.size(); ++t) out[t] = labels[t] == kNoLabel ? 0 : 1;
+  return out;
+}
+
+SplicedRows splice_rows(const TokenRows& rows, int64_t patches, bool drop_first, int64_t max_length, int64_t vocab) {
+  check(!rows.cu.empty() && rows.cu.back() == static_cast<int64_t>(rows.ids.size()) &&
+            rows.image_of_row.size() + 1 == rows.cu.size(),
+        "[splice] ids, boundaries and images do not fit together");
+  check(rows.labels.empty() || rows.labels.size() == rows.ids.size(), "[splice] found ", rows.labels.size(),
+        " labels for ", rows.ids.size(), " ids");
+  RowBuilder builder{rows, patches, drop_first, vocab, {}};
+  builder.out.cu.push_back(0);
+  for (size_t b = 0; b + 1 < rows.cu.size(); ++b) {
+    const auto row = static_cast<int64_t>(b);
+    const int64_t begin = rows.cu[b];
+    int64_t end = rows.cu[b + 1];
+    const auto first = rows.ids.begin() + begin;
+    const bool marked = std::find(first, rows.ids.begin() + end, kImageMark) != rows.ids.begin() + end;
+    check(marked || rows.image_of_row[b] < 0, "[splice] row ", row, " has an image but no image mark");
+    if (max_length > 0) end = std::min(end, begin + max_length);
+    builder.push_row(row, begin, end);
+    const int64_t start = builder.out.cu.back();
+    if (max_length > 0 && static_cast<int64_t>(builder.out.source.size()) > start + max_length) {
+      builder.out.source.resize(static_cast<size_t>(start + max_length));
+      if (!rows.labels.empty()) builder.out.labels.resize(static_cast<size_t>(start + max_length));
+    }
+    builder.out.cu.push_back(static_cast<int64_t>(builder.out.source.size()));
+  }
+  return std::move(builder.out);
+}
+
+}  // namespace matvlm

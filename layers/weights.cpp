@@ -1,0 +1,84 @@
+// Frozen tensors and parameters of a model.
+#include "layers/weights.h"
+
+#include <set>
+#include <utility>
+
+namespace matvlm {
+
+Weight ModelWeights::get(const std::string& name, const Shape& shape) const {
+  Weight weight;
+  if (Parameter* parameter = store_->find(name)) {
+    weight = {parameter->value, parameter};
+  } else {
+    const auto found = frozen_.find(name);
+    check(found != frozen_.end(), "[weights] no tensor '", name, "'");
+    weight.value = found->second;
+  }
+  check(weight.value.shape() == shape, "[weights] '", name, "': found ", shape_string(weight.value.shape()),
+        ", expected ", shape_string(shape));
+  return weight;
+}
+
+std::vector<float> ModelWeights::values(Context& ctx, const std::string& name) const {
+  if (const Parameter* parameter = store_->find(name)) return parameter->master.to_floats(ctx);
+  const auto found = frozen_.find(name);
+  check(found != frozen_.end(), "[weights] no tensor '", name, "'");
+  return found->second.to_floats(ctx);
+}
+
+int64_t ModelWeights::numel() const {
+  int64_t n = store_->numel();
+  for (const auto& [name, tensor] : frozen_) n += tensor.numel();
+  return n;
+}
+
+ValueSource values_from(const TensorSource& source) {
+  return [source](const std::string& name) {
+    const std::string found = name_in_source(source, name);
+    return found.empty() ? std::vector<float>() : source.read_floats(found);
+  };
+}
+
+void set_parameter(Context& ctx, const Parameter& parameter, const std::vector<float>& values) {
+  check(static_cast<int64_t>(values.size()) == parameter.numel, "[weights] '", parameter.name, "': found ",
+        values.size(), " values, expected ", parameter.numel);
+  ctx.to_device(parameter.master.raw(), values.data(), parameter.numel * dtype_size(DType::f32));
+  if (parameter.value.dtype() != DType::f32) {
+    parameter.value.copy_from(ctx, Tensor::from_floats(ctx, values, parameter.shape, parameter.value.dtype()));
+  }
+}
+
+ModelWeights make_weights(Context& ctx, const ModelConfig& config, DType dtype,
+                          const std::function<bool(const std::string&)>& trained, const ValueSource& values,
+                          const ModelWeights* shared) {
+  ModelWeights out;
+  const std::vector<ModelTensor> tensors = model_tensors(config);
+  for (const ModelTensor& t : tensors) {
+    if (trained(t.name)) out.store().declare(t.name, t.shape, t.keep_float32);
+  }
+  out.store().allocate(ctx, dtype);
+  for (const ModelTensor& t : tensors) {
+    const Parameter* parameter = out.store().find(t.name);
+    if (parameter == nullptr && shared != nullptr && shared->frozen().contains(t.name)) {
+      out.set_frozen(t.name, shared->frozen().at(t.name));
+      continue;
+    }
+    const std::vector<float> host = values(t.name);
+    check(static_cast<int64_t>(host.size()) == shape_numel(t.shape), "[weights] '", t.name, "': found ", host.size(),
+          " values, expected ", shape_numel(t.shape));
+    if (parameter != nullptr) {
+      set_parameter(ctx, *parameter, host);
+    } else {
+      out.set_frozen(t.name, Tensor::from_floats(ctx, host, t.shape, t.keep_float32 ? DType::f32 : dtype));
+    }
+  }
+  return out;
+}
+
+ModelWeights load_frozen_weights(Context& ctx, const ModelConfig& config, const TensorSource& source, DType dtype) {
+  check_source(config, source);
+  return make_weights(ctx, config, dtype, [](const std::string&) { return false; }, values_from(source));
+}
+
+}  // namespace matvlm

@@ -1,0 +1,52 @@
+// The weights of one model: frozen tensors by name, held once and shared between teacher and student, and the store of
+// trained parameters. Building a student from a teacher copies handles, not data.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "autograd/parameter.h"
+#include "core/safetensors.h"
+#include "layers/config.h"
+#include "layers/tensors.h"
+
+namespace matvlm {
+
+class ModelWeights {
+ public:
+  ModelWeights() : store_(std::make_shared<ParameterStore>()) {}
+
+  // The trained parameter of that name, or the frozen tensor. Error when absent or of another shape.
+  Weight get(const std::string& name, const Shape& shape) const;
+  void set_frozen(const std::string& name, Tensor value) { frozen_[name] = std::move(value); }
+  const std::map<std::string, Tensor>& frozen() const { return frozen_; }
+  ParameterStore& store() const { return *store_; }
+  // float32 values of a tensor of either kind, on the host.
+  std::vector<float> values(Context& ctx, const std::string& name) const;
+  int64_t numel() const;  // of all tensors
+
+ private:
+  std::map<std::string, Tensor> frozen_;
+  std::shared_ptr<ParameterStore> store_;
+};
+
+// A function that supplies the float32 start values of a tensor; an empty vector means that it has none.
+using ValueSource = std::function<std::vector<float>(const std::string& name)>;
+ValueSource values_from(const TensorSource& source);
+
+// Makes the weights of `config`: tensors for which `trained` holds become parameters (float32 master from `values`),
+// the others frozen tensors in `dtype`: from `shared` when it has the name, else from `values`. Error when neither has.
+ModelWeights make_weights(Context& ctx, const ModelConfig& config, DType dtype,
+                          const std::function<bool(const std::string&)>& trained, const ValueSource& values,
+                          const ModelWeights* shared = nullptr);
+
+// All of DIR or file, frozen, checked against the config.
+ModelWeights load_frozen_weights(Context& ctx, const ModelConfig& config, const TensorSource& source, DType dtype);
+
+// Overwrites master (and compute copy) of a parameter.
+void set_parameter(Context& ctx, const Parameter& parameter, const std::vector<float>& values);
+
+}  // namespace matvlm
