@@ -1,0 +1,31 @@
+// A YAML document as plain data with line numbers. Only yaml.cpp knows the parser behind it (yaml-cpp).
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace matvlm {
+
+struct YamlNode {
+  enum class Kind { null, scalar, list, map };
+  Kind kind = Kind::null;
+  std::string text;     // of a scalar
+  bool quoted = false;  // a scalar in quotes is a text, whatever it looks like
+  int64_t line = 0;     // from 1
+  std::vector<YamlNode> items;
+  std::vector<std::pair<YamlNode, YamlNode>> entries;  // key, value; in file order, duplicates kept
+
+  // For messages: "nothing", "'abc'", "a list", "a section".
+  std::string describe() const;
+};
+
+// Error "source:line: ..." for text that is no YAML, for several documents and for nesting deeper than 32.
+YamlNode parse_yaml(std::string_view text, const std::string& source);
+
+// `text` as a YAML scalar that reads back as this text: plain where that is safe, else in double quotes.
+std::string yaml_scalar(const std::string& text);
+
+}  // namespace matvlm
