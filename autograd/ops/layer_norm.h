@@ -1,0 +1,48 @@
+// Layer normalisation over the last dimension (Ba et al. 2016).
+//   R rows, C columns
+#pragma once
+
+#include <cstdint>
+
+#include "autograd/graph.h"
+
+namespace matvlm {
+
+// y = (x - mean) / sqrt(variance + eps) * w + b, per row; variance is the mean square deviation. x [..., C] (may be a
+// column view), w [C], b [C] of x's dtype; y contiguous. Statistics in float32.
+Var layer_norm(Graph& g, const Var& x, const Weight& w, const Weight& b, double eps);
+
+// T: activations and weights (float, bf16 on the GPU; float, double, complex on the CPU). S: statistics (float for
+// float and bf16, else T). Outputs are written, never allocated.
+template <class T, class S>
+struct LayerNormForward {
+  int64_t rows = 0, cols = 0;
+  const T* x = nullptr;  // [R, C]
+  int64_t x_stride = 0;
+  const T* w = nullptr;  // [C]
+  const T* b = nullptr;  // [C]
+  double eps = 0;
+  T* y = nullptr;  // [R, C]
+  int64_t y_stride = 0;
+  S* mean = nullptr;     // [R]
+  S* inv_std = nullptr;  // [R]
+};
+
+template <class T, class S>
+struct LayerNormBackward {
+  int64_t rows = 0, cols = 0;
+  const T* dy = nullptr;  // [R, C]
+  int64_t dy_stride = 0;
+  const T* x = nullptr;  // [R, C]
+  int64_t x_stride = 0;
+  const T* w = nullptr;        // [C]
+  const S* mean = nullptr;     // [R]
+  const S* inv_std = nullptr;  // [R]
+  T* dx = nullptr;             // [R, C] or nullptr: not wanted
+  int64_t dx_stride = 0;
+  bool accumulate = false;  // dx += instead of dx =
+  S* dw = nullptr;          // [C], added to; nullptr: not wanted
+  S* db = nullptr;          // [C], added to; nullptr: not wanted
+};
+
+}  // namespace matvlm

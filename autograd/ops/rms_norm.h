@@ -1,0 +1,43 @@
+// Root-mean-square normalisation over the last dimension (Zhang and Sennrich 2019).
+//   R rows, C columns
+#pragma once
+
+#include <cstdint>
+
+#include "autograd/graph.h"
+
+namespace matvlm {
+
+// y = x / sqrt(mean(x^2) + eps) * w, per row. x [..., C] (may be a column view), w [C] of x's dtype; y contiguous.
+// Statistics in float32.
+Var rms_norm(Graph& g, const Var& x, const Weight& w, double eps);
+
+// T and S as in layer_norm.h.
+template <class T, class S>
+struct RmsNormForward {
+  int64_t rows = 0, cols = 0;
+  const T* x = nullptr;  // [R, C]
+  int64_t x_stride = 0;
+  const T* w = nullptr;  // [C]
+  double eps = 0;
+  T* y = nullptr;  // [R, C]
+  int64_t y_stride = 0;
+  S* inv_rms = nullptr;  // [R]
+};
+
+template <class T, class S>
+struct RmsNormBackward {
+  int64_t rows = 0, cols = 0;
+  const T* dy = nullptr;  // [R, C]
+  int64_t dy_stride = 0;
+  const T* x = nullptr;  // [R, C]
+  int64_t x_stride = 0;
+  const T* w = nullptr;        // [C]
+  const S* inv_rms = nullptr;  // [R]
+  T* dx = nullptr;             // [R, C] or nullptr: not wanted
+  int64_t dx_stride = 0;
+  bool accumulate = false;  // dx += instead of dx =
+  S* dw = nullptr;          // [C], added to; nullptr: not wanted
+};
+
+}  // namespace matvlm
