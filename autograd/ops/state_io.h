@@ -17,4 +17,10 @@ struct StateIo {
   Tensor slots;    // i64 [B], distinct rows in [0, S); undefined = row b (then S >= B). Checked on the CPU only
 };
 
+// Error naming the op unless the state fits: rows of shape `row` and this dtype, `tokens` rows in `every`, a row for
+// each of `batch` sequences, contiguous, on this device, and the graph does not record. On the CPU slots are
+// range-checked.
+void check_state(const char* op, const StateIo& state, bool recording, const Shape& row, DType dtype, int64_t tokens,
+                 int64_t batch, const Device& device);
+
 }  // namespace matvlm
