@@ -1,0 +1,34 @@
+// Checks and dispatch of the reductions.
+#include "autograd/ops/reduce.h"
+
+#include "autograd/ops/reduce_cpu.h"
+#include "autograd/ops/reduce_device.h"
+
+namespace matvlm {
+
+void add_column_sums(Context& ctx, const Tensor& src, const Tensor& dst) {
+  check_shape("add_column_sums", "dst", dst, {src.cols()});
+  check_dtype("add_column_sums", "dst", dst, DType::f32);
+  if (src.numel() == 0) return;
+  if (src.on_gpu()) {
+    const Tensor partial = Tensor::empty(ctx, {reduce_chunks(src.rows()), src.cols()}, DType::f32);
+    return add_column_sums_cuda(ctx, src.rows(), src.cols(), src.raw(), src.row_stride(), src.dtype(),
+                                partial.data<float>(), dst.data<float>());
+  }
+  add_column_sums_cpu(src.rows(), src.cols(), src.data<float>(), src.row_stride(), dst.data<float>());
+}
+
+double sum_squares(Context& ctx, const Tensor& x) {
+  check_dtype("sum_squares", "x", x, DType::f32);
+  check(x.contiguous(), "[sum_squares] found a column range of ", shape_string(x.shape()), ", expected all of it");
+  if (!x.on_gpu()) return sum_squares_cpu(x.numel(), x.data<float>());
+  const int64_t blocks = (x.numel() + kSquaresBlock - 1) / kSquaresBlock;
+  const Tensor scratch = Tensor::empty(ctx, {blocks + 1}, DType::f64);
+  double* result = scratch.data<double>() + blocks;
+  sum_squares_cuda(ctx, x.numel(), x.data<float>(), scratch.data<double>(), result);
+  double host = 0;
+  ctx.to_host(&host, result, sizeof(host));
+  return host;
+}
+
+}  // namespace matvlm
