@@ -43,6 +43,14 @@ struct LayerNormBackward {
   bool accumulate = false;  // dx += instead of dx =
   S* dw = nullptr;          // [C], added to; nullptr: not wanted
   S* db = nullptr;          // [C], added to; nullptr: not wanted
+  // GPU only: scratch [2, reduce_chunks(R), C] when dw or db is wanted.
+  S* partial = nullptr;
 };
+
+// layer_norm.cu, for float and bf16; layer_norm_no_cuda.cpp throws.
+template <class T>
+void layer_norm_forward_cuda(Context& ctx, const LayerNormForward<T, float>& args);
+template <class T>
+void layer_norm_backward_cuda(Context& ctx, const LayerNormBackward<T, float>& args);
 
 }  // namespace matvlm

@@ -38,6 +38,14 @@ struct RmsNormBackward {
   int64_t dx_stride = 0;
   bool accumulate = false;  // dx += instead of dx =
   S* dw = nullptr;          // [C], added to; nullptr: not wanted
+  // GPU only: scratch [reduce_chunks(R), C] when dw is wanted.
+  S* partial = nullptr;
 };
+
+// rms_norm.cu, for float and bf16; rms_norm_no_cuda.cpp throws.
+template <class T>
+void rms_norm_forward_cuda(Context& ctx, const RmsNormForward<T, float>& args);
+template <class T>
+void rms_norm_backward_cuda(Context& ctx, const RmsNormBackward<T, float>& args);
 
 }  // namespace matvlm
