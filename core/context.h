@@ -43,6 +43,8 @@ class Context {
   // Human-readable name of the device ("NVIDIA H100 80GB HBM3"; the CPU's thread count).
   virtual std::string description() const = 0;
   virtual CudaContext* cuda() { return nullptr; }
+  // The cudaStream_t that orders the work, for interfaces that take it as an opaque pointer; null on the CPU.
+  virtual void* stream_handle() { return nullptr; }
 
  protected:
   Context(Device device, std::shared_ptr<Allocator> allocator)

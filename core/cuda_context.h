@@ -36,6 +36,7 @@ class CudaContext final : public Context {
   void to_host(void* host, const void* src, int64_t bytes) override;
   std::string description() const override;
   CudaContext* cuda() override { return this; }
+  void* stream_handle() override { return stream_; }
 
   cudaStream_t stream() const { return stream_; }
   cublasLtHandle_t blas() const { return blas_; }

@@ -1,0 +1,80 @@
+#include "distill/generate.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "autograd/ops/head_loss.h"
+
+namespace matvlm {
+namespace {
+
+// Arg max of the logits after the last position of every sequence of the pass.
+std::vector<int32_t> next_tokens(Context& ctx, const Vlm& model, const Tensor& hidden, const Pass& pass) {
+  const int64_t batch = pass.lens->batch();
+  const Tensor last = Tensor::empty(ctx, {batch, hidden.cols()}, hidden.dtype());
+  for (int64_t b = 0; b < batch; ++b) {
+    const int64_t t = pass.lens->cu[static_cast<size_t>(b) + 1] - 1;
+    last.slice_rows(b, b + 1).copy_from(ctx, hidden.slice_rows(t, t + 1));
+  }
+  const Affine& head = model.text.head;
+  return argmax_rows(ctx, head_logits(ctx, last, head.weight.value, head.bias.value));
+}
+
+}  // namespace
+
+Tensor encode_images(Context& ctx, const Vlm& model, const std::vector<float>& pixels, int64_t n, DType dtype) {
+  check(model.vision.has_value(), "[generate] the model has no vision tower");
+  const int64_t s = model.vision->config.image_size;
+  Graph g(ctx, false);
+  const Tensor images = Tensor::from_floats(ctx, pixels, {n, 3, s, s}, dtype);
+  return run_connector(g, model.connector, run_vision(g, *model.vision, images)).value();
+}
+
+std::vector<std::vector<int32_t>> generate_greedy(Context& ctx, const Vlm& model, const TokenRows& prompts,
+                                                  const Tensor& image_tokens, DType dtype,
+                                                  const GenerateOptions& options,
+                                                  const std::function<void(int64_t, int32_t)>& on_token) {
+  const ModelConfig& c = model.config;
+  const int64_t limit = options.max_length > 0 ? options.max_length : c.text.max_positions;
+  const SplicedRows rows = splice_rows(prompts, c.vision ? c.vision->patches() : 0,
+                                       c.vision && c.vision->drop_first_patch, limit, c.text.vocab);
+  const auto batch = static_cast<int64_t>(rows.cu.size()) - 1;
+  std::vector<std::vector<int32_t>> answers(static_cast<size_t>(batch));
+  if (batch == 0) return answers;
+  int64_t longest = 0;
+  std::vector<int64_t> active;
+  for (int64_t b = 0; b < batch; ++b) {
+    const int64_t n = rows.cu[static_cast<size_t>(b) + 1] - rows.cu[static_cast<size_t>(b)];
+    check(n > 0, "[generate] prompt ", b, " is empty");
+    longest = std::max(longest, n);
+    active.push_back(b);
+  }
+  DecodeState state(ctx, c, dtype, batch, std::min(longest + options.max_new_tokens, limit));
+
+  Graph g(ctx, false);
+  const Var image_var = image_tokens.defined() ? g.constant(image_tokens) : Var();
+  Pass pass = make_decode_pass(ctx, rows.cu, state, active);
+  Tensor hidden = run_text(g, model.text, run_embedding(g, model.text, image_var, rows), pass).value();
+  for (int64_t step = 0; step < options.max_new_tokens && !active.empty(); ++step) {
+    const std::vector<int32_t> tokens = next_tokens(ctx, model, hidden, pass);
+    std::vector<int64_t> still;
+    SplicedRows next;
+    next.cu.push_back(0);
+    for (size_t i = 0; i < active.size(); ++i) {
+      if (tokens[i] == options.end_token) continue;
+      answers[static_cast<size_t>(active[i])].push_back(tokens[i]);
+      if (on_token) on_token(active[i], tokens[i]);
+      if (state.length(active[i]) >= state.capacity()) continue;
+      still.push_back(active[i]);
+      next.source.push_back(tokens[i]);
+      next.cu.push_back(static_cast<int64_t>(next.source.size()));
+    }
+    active = std::move(still);
+    if (active.empty() || step + 1 == options.max_new_tokens) break;
+    pass = make_decode_pass(ctx, next.cu, state, active);
+    hidden = run_text(g, model.text, run_embedding(g, model.text, Var(), next), pass).value();
+  }
+  return answers;
+}
+
+}  // namespace matvlm

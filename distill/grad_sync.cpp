@@ -1,0 +1,61 @@
+#include "distill/grad_sync.h"
+
+#include <span>
+#include <utility>
+
+namespace matvlm {
+
+GradSync::GradSync(Context& ctx, Comm& comm, const ParameterStore& store, int64_t bucket_bytes)
+    : ctx_(ctx), comm_(comm), store_(store) {
+  check(comm.on_gpu() == ctx.on_gpu(), "[grad_sync] communicator and gradients are on different devices");
+  check(bucket_bytes > 0, "[grad_sync] bucket size: found ", bucket_bytes, ", expected a positive number");
+  const auto& parameters = store.parameters();
+  bucket_of_.resize(parameters.size());
+  for (size_t i = parameters.size(); i-- > 0;) {
+    const Parameter& p = *parameters[i];
+    const int64_t end = i + 1 < parameters.size() ? parameters[i + 1]->offset : p.offset + p.numel;
+    if (buckets_.empty() || (buckets_.back().end - buckets_.back().begin) * 4 >= bucket_bytes) {
+      buckets_.push_back({end, end, 0, 0});
+    }
+    buckets_.back().begin = p.offset;
+    ++buckets_.back().parameters;
+    bucket_of_[i] = buckets_.size() - 1;
+    position_[&p] = i;
+  }
+}
+
+void GradSync::begin() {
+  for (Bucket& bucket : buckets_) bucket.unfinished = bucket.parameters;
+  next_ = 0;
+  active_ = true;
+}
+
+Graph::ParameterHook GradSync::hook() {
+  return [this](Parameter& parameter) {
+    if (!active_) return;
+    const auto found = position_.find(&parameter);
+    check(found != position_.end(), "[grad_sync] unknown parameter '", parameter.name, "'");
+    --buckets_[bucket_of_[found->second]].unfinished;
+    start_ready(false);
+  };
+}
+
+void GradSync::start_ready(bool all) {
+  if (comm_.size() == 1 && !comm_.on_gpu()) return;
+  while (next_ < buckets_.size() && (all || buckets_[next_].unfinished == 0)) {
+    const Bucket& bucket = buckets_[next_];
+    const std::span<float> values(store_.grad().data<float>() + bucket.begin,
+                                  static_cast<size_t>(bucket.end - bucket.begin));
+    requests_.push_back(comm_.start_all_reduce_sum(values, ctx_.stream_handle()));
+    ++next_;
+  }
+}
+
+void GradSync::finish() {
+  start_ready(true);
+  for (const auto& request : requests_) request->wait();
+  requests_.clear();
+  active_ = false;
+}
+
+}  // namespace matvlm

@@ -1,0 +1,46 @@
+// Sums the gradients of all ranks in buckets, each started as soon as the last backward of the update has finished its
+// parameters, so that communication runs beside the rest of backward.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "autograd/graph.h"
+#include "core/comm.h"
+
+namespace matvlm {
+
+// Buckets are slices of the gradient arena, from its end to its start (the order in which backward finishes them), and
+// always start in that order, whatever a rank's data leaves unused: every rank issues the same collectives.
+class GradSync {
+ public:
+  GradSync(Context& ctx, Comm& comm, const ParameterStore& store, int64_t bucket_bytes = 25LL << 20);
+
+  // Before the backward of the last micro-batch of an update; then hook() is given to its graph.
+  void begin();
+  Graph::ParameterHook hook();
+  // Starts what is left (parameters that this rank did not use) and waits for all of it.
+  void finish();
+
+  int64_t buckets() const { return static_cast<int64_t>(buckets_.size()); }
+
+ private:
+  struct Bucket {
+    int64_t begin = 0, end = 0;  // elements of the arena
+    int64_t parameters = 0;
+    int64_t unfinished = 0;
+  };
+  void start_ready(bool all);
+  Context& ctx_;
+  Comm& comm_;
+  const ParameterStore& store_;
+  std::vector<Bucket> buckets_;
+  std::vector<size_t> bucket_of_;  // by position in store.parameters()
+  std::map<const Parameter*, size_t> position_;
+  size_t next_ = 0;
+  bool active_ = false;
+  std::vector<std::unique_ptr<CommRequest>> requests_;
+};
+
+}  // namespace matvlm

@@ -1,0 +1,197 @@
+#include "distill/step.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace matvlm {
+namespace {
+
+struct TeacherOutput {
+  Tensor features;      // vision features, undefined without images
+  Tensor image_tokens;  // connector's output
+  TextTrace trace;      // of the student's Mamba layers
+  Tensor final_hidden;  // after the final norm
+};
+
+// What the layer loss reads of a layer: only the mixer's input and output, unless the comparison is made further down.
+bool compares_block(const LossConfig& loss, const Vlm& student, int64_t layer) {
+  const bool last = layer + 1 == student.text.config.layers;
+  return last || (!student.text.config.block.parallel && loss.layer_at == LayerLossAt::block);
+}
+
+TeacherOutput run_teacher(Context& ctx, const Models& models, const LossConfig& loss, const MicroBatch& batch,
+                          const SplicedRows& rows, const Pass& pass, StepTrace* trace) {
+  const Vlm& teacher = *models.teacher;
+  Graph g(ctx, false);
+  TeacherOutput out;
+  Var image_tokens;
+  if (batch.n_images > 0) {
+    const Tensor images = Tensor::from_floats(
+        ctx, batch.images, {batch.n_images, 3, batch.image_size, batch.image_size}, models.dtype);
+    out.features = run_vision(g, *teacher.vision, images).value();
+    image_tokens = run_connector(g, teacher.connector, g.constant(out.features));
+    out.image_tokens = image_tokens.value();
+  }
+  if (loss.layer != LayerLossKind::none) {
+    out.trace.layers = models.student->config.mamba.ssm_layers;
+    for (const int64_t layer : out.trace.layers) {
+      out.trace.keep_inputs = out.trace.keep_inputs || compares_block(loss, *models.student, layer);
+    }
+  }
+  if (trace != nullptr) out.trace.hidden = &trace->teacher_hidden;
+  const Var h = run_embedding(g, teacher.text, image_tokens, rows);
+  out.final_hidden = run_text(g, teacher.text, h, pass, &out.trace).value();
+  return out;
+}
+
+// The student's image tokens: shared with the teacher as far as nothing in front of them is trained.
+Var student_image_tokens(Graph& g, const Models& models, const MicroBatch& batch, const TeacherOutput* teacher) {
+  if (batch.n_images == 0) return {};
+  const Vlm& student = *models.student;
+  Var features;
+  if (models.vision_trained || teacher == nullptr) {
+    const Tensor images = Tensor::from_floats(
+        g.ctx(), batch.images, {batch.n_images, 3, batch.image_size, batch.image_size}, models.dtype);
+    features = run_vision(g, *student.vision, images);
+  } else {
+    features = g.constant(teacher->features);
+  }
+  const bool own_connector = student.connector.fc1.weight.trainable() || student.connector.fc1.bias.trainable() ||
+                             student.connector.fc2.weight.trainable() || student.connector.fc2.bias.trainable();
+  if (teacher != nullptr && !models.vision_trained && !own_connector) return g.constant(teacher->image_tokens);
+  return run_connector(g, student.connector, features);
+}
+
+struct LayerTerm {
+  Var loss;
+  Tensor term;
+};
+
+// The student's layer on the teacher's input of that layer. MLP and residual of a parallel block are the same on both
+// sides, so only the mixer runs; the last layer is compared behind the final norm, as the published code does.
+LayerTerm layer_term(Graph& g, const Models& models, const LossConfig& loss, const LossWeights& weights,
+                     const TeacherOutput& teacher, size_t i, const Pass& pass) {
+  const Vlm& student = *models.student;
+  const int64_t layer = teacher.trace.layers[i];
+  const Block& block = student.text.blocks[static_cast<size_t>(layer)];
+  const Var normed = g.constant(teacher.trace.blocks[i].normed);
+  Var found = run_mixer(g, block, normed, pass, layer);
+  Tensor expected = teacher.trace.blocks[i].mixer;
+  if (compares_block(loss, student, layer)) {
+    found = finish_block(g, block, g.constant(teacher.trace.inputs[i]), normed, found);
+    expected = teacher.trace.outputs[i];
+    if (layer + 1 == student.text.config.layers) {
+      found = run_norm(g, student.text.final_norm, found);
+      expected = teacher.final_hidden;
+    }
+  }
+  const LayerLossSpec spec{layer_kind(loss.layer), weights.layer_segment_norm, loss.layer_weight};
+  const LayerLossResult result = layer_loss(g, spec, found, expected, weights.layer, weights.segment, pass.lens);
+  return {result.loss, result.term};
+}
+
+HeadLossResult head_terms(Graph& g, const Models& models, const LossConfig& loss, const LossWeights& weights,
+                          const TeacherOutput* teacher, const Var& hidden, const Pass& pass) {
+  HeadLossSpec spec;
+  spec.kind = teacher != nullptr ? logit_kind(loss.logit) : LogitKind::none;
+  spec.temperature = loss.temperature;
+  spec.segment_norm = weights.logit_segment_norm;
+  spec.logit_scale = loss.logit_weight;
+  spec.ce_scale = loss.ce_weight;
+  HeadLossInputs in;
+  in.student_hidden = hidden;
+  in.student_weight = models.student->text.head.weight;
+  in.student_bias = models.student->text.head.bias;
+  if (spec.kind != LogitKind::none) {
+    in.teacher_hidden = teacher->final_hidden;
+    in.teacher_weight = models.teacher->text.head.weight.value;
+    in.teacher_bias = models.teacher->text.head.bias.value;
+    in.logit_weight = weights.logit;
+  }
+  in.segment_weight = weights.segment;
+  in.lens = pass.lens;
+  in.ce_weight = weights.ce;
+  in.ce_target = weights.targets;
+  return head_loss(g, spec, in);
+}
+
+double read_scalar(Context& ctx, const Tensor& t) { return t.to_vector<double>(ctx)[0]; }
+
+}  // namespace
+
+void LossTerms::add(const LossTerms& other) {
+  total += other.total;
+  logit += other.logit;
+  layer += other.layer;
+  ce += other.ce;
+  agree += other.agree;
+  agree_of += other.agree_of;
+  correct += other.correct;
+  correct_of += other.correct_of;
+  layer_each.resize(std::max(layer_each.size(), other.layer_each.size()), 0.0);
+  for (size_t i = 0; i < other.layer_each.size(); ++i) layer_each[i] += other.layer_each[i];
+}
+
+SplicedRows splice_for(const Models& models, const MicroBatch& batch) {
+  const ModelConfig& c = models.student->config;
+  return splice_rows(batch.rows, c.vision ? c.vision->patches() : 0, c.vision && c.vision->drop_first_patch,
+                     models.max_length, c.text.vocab);
+}
+
+LossTerms run_micro_batch(Context& ctx, const Models& models, const LossConfig& loss, const MicroBatch& batch,
+                          const SplicedRows& rows, const UpdateCounts& counts, bool backward,
+                          const Graph::ParameterHook& hook, StepTrace* trace) {
+  check(batch.n_images == 0 || models.student->vision.has_value(), "[step] images for a model without a vision tower");
+  Pass pass = make_pass(ctx, rows.cu);
+  const LossWeights weights = loss_weights(loss, rows, counts);
+  std::optional<TeacherOutput> teacher;
+  if (models.teacher != nullptr) teacher = run_teacher(ctx, models, loss, batch, rows, pass, trace);
+
+  pass.recompute = models.recompute;
+  Graph g(ctx, backward);
+  g.set_parameter_hook(hook);
+  const TeacherOutput* t = teacher ? &*teacher : nullptr;
+  const Var image_tokens = student_image_tokens(g, models, batch, t);
+  TextTrace student_trace;
+  if (trace != nullptr) {
+    student_trace.hidden = &trace->student_hidden;
+    if (t != nullptr) trace->vision_features = t->features;
+  }
+  const Var h = run_embedding(g, models.student->text, image_tokens, rows);
+  const Var final_hidden = run_text(g, models.student->text, h, pass, &student_trace);
+  if (trace != nullptr) {
+    trace->student_final = final_hidden.value();
+    if (t != nullptr) trace->teacher_final = t->final_hidden;
+  }
+
+  const HeadLossResult head = head_terms(g, models, loss, weights, t, final_hidden, pass);
+  std::vector<Var> roots = {head.loss};
+  std::vector<Tensor> layer_values;
+  if (t != nullptr) {
+    for (size_t i = 0; i < t->trace.layers.size(); ++i) {
+      const LayerTerm term = layer_term(g, models, loss, weights, *t, i, pass);
+      roots.push_back(term.loss);
+      layer_values.push_back(term.term);
+    }
+  }
+  if (backward) g.backward(roots);
+
+  LossTerms terms;
+  terms.logit = read_scalar(ctx, head.logit_term);
+  terms.ce = read_scalar(ctx, head.ce_term);
+  for (const Tensor& value : layer_values) {
+    terms.layer_each.push_back(read_scalar(ctx, value));
+    terms.layer += terms.layer_each.back();
+  }
+  const std::vector<double> head_counts = head.counts.to_vector<double>(ctx);
+  terms.agree = head_counts[kCountAgreement];
+  terms.agree_of = head_counts[kCountLogitRows];
+  terms.correct = head_counts[kCountCorrect];
+  terms.correct_of = head_counts[kCountLabelRows];
+  const bool has_logit = t != nullptr && loss.logit != LogitLossKind::none;
+  terms.total = (has_logit ? loss.logit_weight * terms.logit : 0.0) + loss.layer_weight * terms.layer +
+                loss.ce_weight * terms.ce;
+  return terms;
+}
+
+}  // namespace matvlm

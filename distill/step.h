@@ -1,0 +1,61 @@
+// One micro-batch: teacher forward without a graph, student forward, mixers on the teacher's inputs, losses, backward.
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "distill/config.h"
+#include "distill/losses.h"
+#include "layers/vlm.h"
+
+namespace matvlm {
+
+// A micro-batch on the host.
+struct MicroBatch {
+  TokenRows rows;
+  std::vector<float> images;  // n_images x 3 x image_size x image_size
+  int64_t n_images = 0;
+  int64_t image_size = 0;
+};
+
+// What a step needs to know of the models. teacher: none when the student learns from labels alone.
+struct Models {
+  const Vlm* teacher = nullptr;
+  const Vlm* student = nullptr;
+  DType dtype = DType::f32;      // compute dtype
+  bool vision_trained = false;   // then the student has its own vision pass, in the graph
+  bool recompute = false;
+  int64_t max_length = 0;
+};
+
+// Loss terms of a micro-batch or an update, each without its weight; sums over ranks and micro-batches give the update's.
+struct LossTerms {
+  double total = 0;
+  double logit = 0;
+  double layer = 0;
+  double ce = 0;
+  std::vector<double> layer_each;  // by Mamba layer
+  double agree = 0;                // positions where student's and teacher's arg max agree
+  double agree_of = 0;
+  double correct = 0;  // answer tokens where the student's arg max is the label
+  double correct_of = 0;
+  void add(const LossTerms& other);
+};
+
+SplicedRows splice_for(const Models& models, const MicroBatch& batch);
+
+// Hidden states that tests compare with golden ones.
+struct StepTrace {
+  Tensor vision_features;              // [n * patches, width]
+  std::vector<Tensor> teacher_hidden;  // per layer boundary, as `hidden` of TextTrace
+  std::vector<Tensor> student_hidden;
+  Tensor teacher_final, student_final;  // after the final norm
+};
+
+// Forward, and with a recording graph backward: gradients are added into the parameters. `counts` are the update's.
+// hook: see Graph::set_parameter_hook.
+LossTerms run_micro_batch(Context& ctx, const Models& models, const LossConfig& loss, const MicroBatch& batch,
+                          const SplicedRows& rows, const UpdateCounts& counts, bool backward,
+                          const Graph::ParameterHook& hook = {}, StepTrace* trace = nullptr);
+
+}  // namespace matvlm
