@@ -19,24 +19,29 @@ struct AttentionShape {
   double scale = 1.0;  // of the logits, usually 1/sqrt(P)
 };
 
-// T: element type; S: type of the softmax statistics (T itself on the CPU, float on a GPU).
-// Sequence b: query rows [q_begin[b], q_end[b]), key and value rows [k_begin[b], k_end[b]); empty ones are allowed.
-// Where there are queries there is at least one key and, when causal, at least as many keys as queries.
-template <class T, class S = T>
-struct AttentionForwardArgs {
-  AttentionShape shape;
-  int64_t tokens = 0;  // T: rows of q and out, columns of lse
-  int64_t batch = 0;   // B
-  int64_t longest_q = 0;
-  int64_t longest_k = 0;
+// Where the sequences lie: sequence b has the query rows [q_begin[b], q_end[b]) and the key and value rows
+// [k_begin[b], k_end[b]). Empty ones are allowed; where there are queries there is at least one key and, when causal,
+// at least as many keys as queries. The arrays are on the device of the tensors they go with.
+struct AttentionRanges {
+  int64_t batch = 0;                 // B
+  int64_t longest_q = 0;             // most query rows of a sequence
+  int64_t longest_k = 0;             // most key rows of a sequence
   const int64_t* q_begin = nullptr;  // [B]
   const int64_t* q_end = nullptr;    // [B]
   const int64_t* k_begin = nullptr;  // [B]
   const int64_t* k_end = nullptr;    // [B]
-  const T* q = nullptr;              // [T, H*P]
-  const T* k = nullptr;              // [rows, K*P]
-  const T* v = nullptr;              // [rows, K*P]
-  T* out = nullptr;                  // [T, H*P]
+};
+
+// T: element type; S: type of the softmax statistics (T itself on the CPU, float on a GPU).
+template <class T, class S = T>
+struct AttentionForwardArgs {
+  AttentionShape shape;
+  AttentionRanges ranges;
+  int64_t tokens = 0;    // T: rows of q and out, columns of lse
+  const T* q = nullptr;  // [T, H*P]
+  const T* k = nullptr;  // [rows, K*P]
+  const T* v = nullptr;  // [rows, K*P]
+  T* out = nullptr;      // [T, H*P]
   int64_t q_stride = 0;
   int64_t k_stride = 0;
   int64_t v_stride = 0;
@@ -71,17 +76,6 @@ void attention_backward_cuda(Context& ctx, const AttentionBackwardArgs<T, float>
 
 // Error naming what was found unless the sizes make sense (positive, K divides H, ...).
 void check_attention_shape(const char* op, const AttentionShape& shape);
-
-// Where the sequences lie, as in AttentionForwardArgs; the arrays are on the device of the tensors they go with.
-struct AttentionRanges {
-  int64_t batch = 0;
-  int64_t longest_q = 0;
-  int64_t longest_k = 0;
-  const int64_t* q_begin = nullptr;
-  const int64_t* q_end = nullptr;
-  const int64_t* k_begin = nullptr;
-  const int64_t* k_end = nullptr;
-};
 
 // Forward into out [T, H*P] and, when defined, lse f32 [H, T]; k, v [rows, K*P].
 void attention_into(Context& ctx, const AttentionShape& shape, const AttentionRanges& ranges, const Tensor& q,

@@ -1,0 +1,79 @@
+// Rotary embedding: checks, dispatch, autograd node.
+#include "autograd/ops/rotary.h"
+
+#include "autograd/ops/rotary_cpu.h"
+
+namespace matvlm {
+namespace {
+
+struct Rotation {
+  int64_t heads = 0;
+  int64_t head_dim = 0;
+  int64_t rotary_dims = 0;
+  double theta = 0;
+};
+
+template <class T>
+RotaryArgs<T> rotary_args(const Rotation& r, const Tensor& positions, const Tensor& x, const Tensor& y, bool inverse,
+                          bool accumulate) {
+  RotaryArgs<T> a;
+  a.tokens = x.dim(0);
+  a.heads = r.heads;
+  a.head_dim = r.head_dim;
+  a.rotary_dims = r.rotary_dims;
+  a.theta = r.theta;
+  a.inverse = inverse;
+  a.accumulate = accumulate;
+  a.positions = positions.data<int32_t>();
+  a.x = x.data<T>();
+  a.x_stride = x.row_stride();
+  a.y = y.data<T>();
+  a.y_stride = y.row_stride();
+  return a;
+}
+
+void rotate(Context& ctx, const Rotation& r, const Tensor& positions, const Tensor& x, const Tensor& y, bool inverse,
+            bool accumulate) {
+  if (x.numel() == 0) return;
+  if (ctx.on_gpu()) {
+    dispatch_float("rotary", x.dtype(), [&](auto element) {
+      using T = decltype(element);
+      rotary_cuda(ctx, rotary_args<T>(r, positions, x, y, inverse, accumulate));
+    });
+    return;
+  }
+  const Tensor table = Tensor::empty(ctx, {x.dim(0), r.rotary_dims}, DType::f32);
+  rotary_cpu(rotary_args<float>(r, positions, x, y, inverse, accumulate), table.data<float>());
+}
+
+void check_arguments(const Context& ctx, const Rotation& r, const Tensor& x, const Tensor& positions) {
+  check(r.heads > 0 && r.head_dim > 0, "[rotary] found ", r.heads, " heads of width ", r.head_dim,
+        ", expected positive numbers");
+  check(r.rotary_dims >= 0 && r.rotary_dims <= r.head_dim && r.rotary_dims % 2 == 0, "[rotary] rotary dims: found ",
+        r.rotary_dims, ", expected an even number from 0 to the head width ", r.head_dim);
+  check(r.theta > 0, "[rotary] theta: found ", r.theta, ", expected a positive number");
+  check(x.rank() == 2, "[rotary] x: found ", shape_string(x.shape()), ", expected [tokens, heads * head width]");
+  check_shape("rotary", "x", x, {x.dim(0), r.heads * r.head_dim});
+  check_shape("rotary", "positions", positions, {x.dim(0)});
+  check_dtype("rotary", "positions", positions, DType::i32);
+  check(x.device() == ctx.device() && positions.device() == ctx.device(), "[rotary] found x on ",
+        device_name(x.device()), " and positions on ", device_name(positions.device()), ", expected ",
+        device_name(ctx.device()));
+  if (!ctx.on_gpu()) check_dtype("rotary", "x on the CPU", x, DType::f32);
+}
+
+}  // namespace
+
+Var rotary(Graph& g, const Var& x, int64_t heads, int64_t head_dim, int64_t rotary_dims, double theta,
+           const Tensor& positions) {
+  const Rotation r{heads, head_dim, rotary_dims, theta};
+  check_arguments(g.ctx(), r, x.value(), positions);
+  const Tensor y = Tensor::empty(g.ctx(), x.value().shape(), x.value().dtype());
+  rotate(g.ctx(), r, positions, x.value(), y, false, false);
+  return g.node(y, {x}, {}, [r, x, positions](Graph& graph, const Tensor& grad_output) {
+    const Graph::GradSlot slot = graph.grad_slot(x);
+    rotate(graph.ctx(), r, positions, grad_output, slot.tensor, true, slot.accumulate);
+  });
+}
+
+}  // namespace matvlm
