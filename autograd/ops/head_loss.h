@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 #include <vector>
 
 #include "autograd/graph.h"
@@ -73,6 +74,10 @@ std::vector<int32_t> argmax_rows(Context& ctx, const Tensor& logits);
 
 // --- Raw kernels -----------------------------------------------------------------------------------------------------
 
+// Type of a loss: sums over a row are kept in double at least.
+template <class S>
+using LossOf = std::conditional_t<std::is_floating_point_v<S>, double, S>;
+
 // Losses of R rows and, where grad is given, their gradients with respect to s. S: type of the logits; G: of the
 // gradient.
 template <class S, class G = S>
@@ -90,10 +95,9 @@ struct HeadRows {
   const float* ce_coefficient = nullptr;     // [R]; 0: no label loss in this row. nullptr: in no row
   const int32_t* target = nullptr;           // [R]
   G* grad = nullptr;                         // [R, V]; nullptr: losses only. May be `student` when the types agree
-  S* row_scratch = nullptr;                  // unused on the GPU
   // Outputs, one per row, without coefficient; 0 where the row is not counted.
-  double* logit_loss = nullptr;
-  double* ce_loss = nullptr;
+  LossOf<S>* logit_loss = nullptr;
+  LossOf<S>* ce_loss = nullptr;
   int32_t* agree = nullptr;    // argmax s == argmax t
   int32_t* correct = nullptr;  // argmax s == target
 };
@@ -120,10 +124,6 @@ struct HeadTotals {
 template <class G>
 void head_rows_cuda(Context& ctx, const HeadRows<float, G>& a);
 void head_totals_cuda(Context& ctx, const HeadTotals& a);
-// norm[b] = sqrt(sum of squares[r]) over r in [begin[b], begin[b + 1]); coefficient[r] = weight[b] / norm[b], 0 where
-// the norm is 0.
-void segment_norms_cuda(Context& ctx, int64_t segments, const int64_t* begin, const double* squares,
-                        const float* weight, double* norm, float* coefficient);
 // dst[i] = src[rows[i]] for n rows of `bytes` bytes (a multiple of 2); scatter: dst[rows[i]] = src[i]. Strides in
 // bytes.
 void gather_rows_cuda(Context& ctx, int64_t n, int64_t bytes, const int64_t* rows, const void* src, int64_t src_stride,

@@ -58,12 +58,5 @@ struct LayerRows {
 // loss [T] float64, or nullptr.
 template <class S>
 void layer_rows_cuda(Context& ctx, const LayerRows<S>& a, double* loss);
-// norm[b] = sqrt(sum of squares[r] over the counted rows of sample b); coefficient[r] = segment_weight[b] / norm[b] for
-// counted rows, else 0 (also where the norm is 0).
-void layer_segment_norms_cuda(Context& ctx, int64_t segments, const int64_t* cu, const float* row_weight,
-                              const float* segment_weight, const double* squares, double* norm, float* coefficient);
-// term = sum of weight[i] * value[i]; loss = scale * term.
-void layer_total_cuda(Context& ctx, int64_t n, const float* weight, const double* value, double scale, float* loss,
-                      double* term);
 
 }  // namespace matvlm
