@@ -71,4 +71,14 @@ struct SwigluBackward {
   bool accumulate_up = false;
 };
 
+// activation.cu, for float and bf16; activation_no_cuda.cpp throws.
+template <class T>
+void activation_forward_cuda(Context& ctx, const ActivationForward<T>& args);
+template <class T>
+void activation_backward_cuda(Context& ctx, const ActivationBackward<T>& args);
+template <class T>
+void swiglu_forward_cuda(Context& ctx, const SwigluForward<T>& args);
+template <class T>
+void swiglu_backward_cuda(Context& ctx, const SwigluBackward<T>& args);
+
 }  // namespace matvlm

@@ -42,19 +42,20 @@ void add_column_sums_cpu(int64_t rows, int64_t cols, const T* src, int64_t strid
       rows, cols, [=](int64_t r, int64_t c) { return static_cast<S>(src[r * stride + c]); }, dst);
 }
 
-// Blocks of fixed length, each with kLanes interleaved sums, then the blocks in order.
+// Blocks of fixed length, each with kSquareLanes interleaved sums, then the blocks in order.
 inline double sum_squares_cpu(int64_t n, const float* x) {
   constexpr int64_t kBlock = 16384;
-  constexpr int64_t kLanes = 16;
+  constexpr int64_t kSquareLanes = 16;
   const int64_t blocks = (n + kBlock - 1) / kBlock;
   std::vector<double> totals(static_cast<size_t>(blocks));
 #pragma omp parallel for if (n > 65536)
   for (int64_t b = 0; b < blocks; ++b) {
     const int64_t end = std::min(n, (b + 1) * kBlock);
-    double lanes[kLanes] = {};
+    double lanes[kSquareLanes] = {};
     int64_t i = b * kBlock;
-    for (; i + kLanes <= end; i += kLanes) {
-      for (int64_t k = 0; k < kLanes; ++k) lanes[k] += static_cast<double>(x[i + k]) * static_cast<double>(x[i + k]);
+    for (; i + kSquareLanes <= end; i += kSquareLanes) {
+      for (int64_t k = 0; k < kSquareLanes; ++k)
+        lanes[k] += static_cast<double>(x[i + k]) * static_cast<double>(x[i + k]);
     }
     for (; i < end; ++i) lanes[0] += static_cast<double>(x[i]) * static_cast<double>(x[i]);
     double total = 0;
