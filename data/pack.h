@@ -1,0 +1,45 @@
+// Packs LLaVA JSON and a picture folder into one HDF5 file (FORMAT.md): tokens and labels ready to train on, picture
+// files as they are, and the texts that evaluation needs.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "data/tokenizer.h"
+
+namespace matvlm {
+
+struct PackOptions {
+  std::string json_path;
+  std::string image_folder;
+  std::string output;
+  std::string template_name = "phi";
+  int64_t max_length = 1428;       // of the ids, and of the row with the picture's tokens in it
+  int64_t tokens_per_image = 729;  // what the model's vision tower gives
+  bool skip_bad = false;           // leave bad samples out and count them, instead of stopping at the first
+  bool verify_images = true;       // decode each picture once, so that a broken one is found now
+};
+
+struct PackReport {
+  int64_t samples = 0;
+  int64_t text_only = 0;
+  int64_t images = 0;  // different picture files
+  int64_t image_bytes = 0;
+  int64_t tokens = 0;
+  int64_t counted_labels = 0;              // that survive the cuts
+  int64_t cut_samples = 0;                 // longer than max_length before or after the splice
+  std::map<std::string, int64_t> skipped;  // reason -> samples
+  std::vector<std::string> messages;       // of the first skipped samples, one line each
+};
+
+using PackProgress = std::function<void(int64_t done, int64_t total)>;
+
+// Two faults never stop the packing, they are counted: "pieces do not add up" (see EncodedConversation::consistent) and
+// "no answer left" (the cuts leave no label that counts). Others are Errors unless skip_bad. Error when no sample is
+// left. The output appears complete or not at all; an older file there is replaced.
+PackReport pack_dataset(const PackOptions& options, const Tokenizer& tokenizer, const PackProgress& progress = {});
+
+}  // namespace matvlm

@@ -1,0 +1,165 @@
+// The HDF5 wrapper: what is written comes back, files appear whole or not at all, damage is one line.
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+
+#include <csignal>
+#include <cstdlib>
+#include <filesystem>
+#include <numeric>
+#include <thread>
+#include <vector>
+
+#include "core/error.h"
+#include "core/file.h"
+#include "data/hdf5_file.h"
+#include "tests/support/temp_dir.h"
+
+namespace matvlm {
+namespace {
+
+template <class Action>
+std::string error_of(const Action& action) {
+  try {
+    action();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+void expect_message(const std::string& message, const std::string& path, const std::string& part) {
+  EXPECT_TRUE(message.starts_with(path + ": ")) << message;
+  EXPECT_NE(message.find(part), std::string::npos) << message;
+  EXPECT_EQ(message.find('\n'), std::string::npos) << message;
+}
+
+std::vector<int32_t> numbers(int64_t count) {
+  std::vector<int32_t> out(static_cast<size_t>(count));
+  std::iota(out.begin(), out.end(), -5);
+  return out;
+}
+
+void write_example(const std::string& path, int64_t count) {
+  Hdf5File file = Hdf5File::create(path);
+  const std::vector<int32_t> values = numbers(count);
+  for (size_t at = 0; at < values.size(); at += 1000) {
+    file.append("group/n", std::span<const int32_t>(values).subspan(at, std::min<size_t>(1000, values.size() - at)));
+  }
+  file.append("empty", std::span<const int64_t>());
+  file.append("bytes", std::vector<uint8_t>{1, 255});
+  file.write_attribute("answer", int64_t{-42});
+  file.write_attribute("text", std::string("été"));
+  file.write_attribute("nothing", std::string());
+  file.commit();
+}
+
+TEST(Hdf5File, ArraysAndAttributesComeBack) {
+  testing::TempDir dir;
+  const std::string path = dir.file("x.h5");
+  write_example(path, 700000);  // more than the buffer of 1 MiB
+  const Hdf5File file = Hdf5File::open(path);
+  EXPECT_EQ(file.length("group/n"), 700000);
+  std::vector<int32_t> all(700000);
+  file.read("group/n", 0, std::span<int32_t>(all));
+  EXPECT_EQ(all, numbers(700000));
+  std::vector<int32_t> part(3);
+  file.read("group/n", 262143, std::span<int32_t>(part));
+  EXPECT_EQ(part, (std::vector<int32_t>{262138, 262139, 262140}));
+  EXPECT_EQ(file.length("empty"), 0);
+  std::vector<uint8_t> bytes(2);
+  file.read("bytes", 0, std::span<uint8_t>(bytes));
+  EXPECT_EQ(bytes[1], 255);
+  EXPECT_EQ(file.int_attribute("answer"), -42);
+  EXPECT_EQ(file.string_attribute("text"), "été");
+  EXPECT_EQ(file.string_attribute("nothing"), "");
+}
+
+TEST(Hdf5File, ThreadsAndSeveralReaders) {
+  testing::TempDir dir;
+  write_example(dir.file("x.h5"), 100000);
+  const Hdf5File first = Hdf5File::open(dir.file("x.h5"));
+  const Hdf5File second = Hdf5File::open(dir.file("x.h5"));
+  std::vector<std::thread> threads;
+  std::vector<int64_t> wrong(4);
+  for (size_t t = 0; t < 4; ++t) {
+    threads.emplace_back([&, t] {
+      std::vector<int32_t> one(1);
+      for (int64_t i = 0; i < 2000; ++i) {
+        const int64_t at = (i * 7919 + static_cast<int64_t>(t)) % 100000;
+        (t % 2 == 0 ? first : second).read("group/n", at, std::span<int32_t>(one));
+        wrong[t] += one[0] == at - 5 ? 0 : 1;
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(wrong, std::vector<int64_t>(4, 0));
+}
+
+TEST(Hdf5File, NothingIsLeftWithoutCommit) {
+  testing::TempDir dir;
+  const std::string path = dir.file("x.h5");
+  write_file_atomic(path, "old");
+  {
+    Hdf5File file = Hdf5File::create(path);
+    file.append("n", std::vector<int32_t>{1});
+  }
+  EXPECT_EQ(read_file(path), "old");
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(dir.path()), {}), 1);
+}
+
+TEST(Hdf5File, WrongNamesTypesAndRanges) {
+  testing::TempDir dir;
+  const std::string path = dir.file("x.h5");
+  write_example(path, 10);
+  const Hdf5File file = Hdf5File::open(path);
+  std::vector<int32_t> ints(4);
+  std::vector<int64_t> longs(4);
+  expect_message(error_of([&] { file.length("none"); }), path, "cannot open the array 'none'");
+  expect_message(error_of([&] { file.read("group/n", 7, std::span<int32_t>(ints)); }), path, "expected 7 + 4");
+  expect_message(error_of([&] { file.read("group/n", -1, std::span<int32_t>(ints)); }), path, "expected -1 + 4");
+  expect_message(error_of([&] { file.read("group/n", 0, std::span<int64_t>(longs)); }), path, "expected int64");
+  expect_message(error_of([&] { file.int_attribute("none"); }), path, "no attribute 'none'");
+  expect_message(error_of([&] { file.int_attribute("text"); }), path, "expected one integer");
+  expect_message(error_of([&] { file.string_attribute("answer"); }), path, "expected one string");
+}
+
+TEST(Hdf5File, EmptyTruncatedDamagedAndMissingFiles) {
+  testing::TempDir dir;
+  const std::string path = dir.file("x.h5");
+  expect_message(error_of([&] { Hdf5File::open(path); }), path, "cannot open");
+  expect_message(error_of([&] { Hdf5File::open(dir.path()); }), dir.path(), "found a folder");
+  expect_message(error_of([&] { Hdf5File::create(dir.file("no/x.h5")); }), dir.file("no/x.h5"), "cannot make");
+  write_example(path, 100000);
+  const std::string whole = read_file(path);
+  for (const size_t size : {size_t{0}, size_t{1}, size_t{100}, whole.size() / 2, whole.size() - 1}) {
+    write_file_atomic(path, whole.substr(0, size));
+    expect_message(error_of([&] { Hdf5File::open(path); }), path, size == 0 ? "empty file" : "no whole HDF5 file");
+  }
+  std::string damaged = whole;
+  damaged[whole.size() / 2] = static_cast<char>(~damaged[whole.size() / 2]);
+  write_file_atomic(path, damaged);
+  const Hdf5File file = Hdf5File::open(path);
+  std::vector<int32_t> values(100000);
+  expect_message(error_of([&] { file.read("group/n", 0, std::span<int32_t>(values)); }), path, "cannot read");
+}
+
+// In a child process: writes against a limit on file sizes, as a full disk would answer.
+int write_with_little_space(const std::string& path) {
+  std::signal(SIGXFSZ, SIG_IGN);
+  const rlimit limit = {200000, 200000};
+  setrlimit(RLIMIT_FSIZE, &limit);
+  const std::string message = error_of([&] { write_example(path, 700000); });
+  return message.find(path + ": cannot write") == 0 ? 0 : 1;
+}
+
+TEST(Hdf5FileDeathTest, FullDiskIsAnErrorAndKeepsTheOldFile) {
+  testing::TempDir dir;
+  const std::string path = dir.file("x.h5");
+  write_file_atomic(path, "old");
+  EXPECT_EXIT(std::exit(write_with_little_space(path)), ::testing::ExitedWithCode(0), "");
+  EXPECT_EQ(read_file(path), "old");
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(dir.path()), {}), 1);
+}
+
+}  // namespace
+}  // namespace matvlm

@@ -1,0 +1,283 @@
+// Packing and the packed data set: what comes out for good samples, what is counted for bad ones, and every way in
+// which a pack can be broken.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <functional>
+
+#include "core/error.h"
+#include "core/file.h"
+#include "data/batch.h"
+#include "data/bpe_trainer.h"
+#include "data/dataset.h"
+#include "data/image.h"
+#include "data/pack.h"
+#include "tests/support/temp_dir.h"
+
+namespace matvlm {
+namespace {
+
+namespace fs = std::filesystem;
+
+template <class Action>
+std::string error_of(const Action& action) {
+  try {
+    action();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+void expect_message(const std::string& message, const std::string& start, const std::string& part) {
+  EXPECT_TRUE(message.starts_with(start)) << message;
+  EXPECT_NE(message.find(part), std::string::npos) << message;
+  EXPECT_EQ(message.find('\n'), std::string::npos) << message;
+}
+
+std::string png_of(uint8_t grey) {
+  Image image{4, 3, std::vector<uint8_t>(36, grey)};
+  const std::vector<uint8_t> bytes = encode_png(image);
+  return {bytes.begin(), bytes.end()};
+}
+
+std::string entry(const std::string& id, const std::string& image, const std::string& question,
+                  const std::string& answer) {
+  return R"({"id": ")" + id + "\"" + (image.empty() ? "" : R"(, "image": ")" + image + "\"") +
+         R"(, "category": "name", "conversations": [{"from": "human", "value": ")" + question +
+         R"("}, {"from": "gpt", "value": ")" + answer + R"("}]})";
+}
+
+class Pack : public ::testing::Test {
+ protected:
+  Pack()
+      : tokenizer_(train_bpe({"What is it? a red ball, a blue ball"}, BpeTrainerOptions{300, {"<|endoftext|>"}, 1})) {
+    fs::create_directories(dir_.file("images"));
+    write_file_atomic(dir_.file("images/a.png"), png_of(10));
+    write_file_atomic(dir_.file("images/same.png"), png_of(10));
+    write_file_atomic(dir_.file("images/b.png"), png_of(200));
+    write_file_atomic(dir_.file("images/broken.png"), png_of(200).substr(0, 40));
+    options_.json_path = dir_.file("data.json");
+    options_.image_folder = dir_.file("images");
+    options_.output = dir_.file("data.h5");
+    options_.tokens_per_image = 5;
+    options_.max_length = 400;
+  }
+
+  PackReport pack(const std::vector<std::string>& entries) {
+    std::string text;
+    for (const std::string& one : entries) text += (text.empty() ? "[" : ",\n ") + one;
+    write_file_atomic(options_.json_path, text + "]");
+    return pack_dataset(options_, tokenizer_);
+  }
+
+  testing::TempDir dir_;
+  Tokenizer tokenizer_;
+  PackOptions options_;
+};
+
+TEST_F(Pack, SamplesPicturesAndTextsComeBack) {
+  const PackReport report = pack(
+      {entry("one", "a.png", "<image>\\nWhat is it?", "a red ball"), entry("two", "", "What is it?", "a blue ball"),
+       entry("three", "same.png", "What is it? <image>", "ball"), entry("four", "b.png", "<image>", " red")});
+  EXPECT_EQ(report.samples, 4);
+  EXPECT_EQ(report.text_only, 1);
+  EXPECT_EQ(report.images, 2);
+  EXPECT_EQ(report.image_bytes, static_cast<int64_t>(png_of(10).size() + png_of(200).size()));
+  EXPECT_EQ(report.cut_samples, 0);
+  EXPECT_TRUE(report.skipped.empty());
+  const Dataset data(options_.output, {tokenizer_.vocab_size(), 5, 400, tokenizer_.sha256()});
+  ASSERT_EQ(data.size(), 4);
+  EXPECT_EQ(data.n_images(), 2);
+  EXPECT_EQ(data.n_tokens(), report.tokens);
+  EXPECT_EQ(data.info().template_name, "phi");
+  EXPECT_EQ(data.image_of_sample(0), 0);
+  EXPECT_EQ(data.image_of_sample(1), -1);
+  EXPECT_EQ(data.image_of_sample(2), 0);
+  EXPECT_EQ(data.image_of_sample(3), 1);
+  const std::vector<uint8_t> bytes = data.image_bytes(1);
+  EXPECT_EQ(std::string(bytes.begin(), bytes.end()), png_of(200));
+  EXPECT_EQ(data.image_name(0), "a.png");
+  EXPECT_EQ(data.sample_id(2), "three");
+  ASSERT_EQ(data.n_turns(0), 1);
+  EXPECT_EQ(data.turns(0)[0].question, "<image>\nWhat is it?");
+  EXPECT_EQ(data.turns(3)[0].answer, " red");
+  EXPECT_EQ(data.turns(1)[0].category, "name");
+  int64_t labels = 0;
+  for (int64_t i = 0; i < 4; ++i) {
+    const PackedSample sample = data.sample(i);
+    const EncodedConversation expected = encode_conversation(data.turns(i), find_template("phi"), tokenizer_);
+    EXPECT_EQ(sample.input_ids, expected.input_ids);
+    EXPECT_EQ(sample.labels, expected.labels);
+    labels += count_labels_after_splice(expected, 5, 400);
+  }
+  EXPECT_EQ(report.counted_labels, labels);
+  EXPECT_THROW(data.sample(4), Error);
+  EXPECT_THROW(data.sample(-1), Error);
+  EXPECT_THROW(data.image_bytes(2), Error);
+}
+
+TEST_F(Pack, SamplesWithoutAnAnswerAreSkippedAndCounted) {
+  const std::string good = entry("g", "", "What is it?", "a ball");
+  const int64_t length = static_cast<int64_t>(
+      encode_conversation({{"What is it?", "a ball", ""}}, find_template("phi"), tokenizer_).input_ids.size());
+  options_.max_length = length;
+  options_.tokens_per_image = 40;
+  const PackReport report =
+      pack({good, entry("long", "", "What is it? What is it? What is it? What is it?", "a ball"),
+            entry("picture", "a.png", "<image>", "a ball"), entry("cut", "", "What is it?", "a ball ball ball ball"),
+            entry("copy", "", "What? ASSISTANT: <|endoftext|>", "a ball")});
+  EXPECT_EQ(report.samples, 2);  // `good`, and `cut`, of which the beginning of the answer is left
+  EXPECT_EQ(report.cut_samples, 1);
+  EXPECT_EQ(report.skipped, (std::map<std::string, int64_t>{{"no answer left", 2}, {"pieces do not add up", 1}}));
+  ASSERT_EQ(report.messages.size(), 3U);
+  expect_message(report.messages[0], options_.json_path + ": sample 1 (id 'long'): ", "no answer within max_length");
+  const Dataset data(options_.output);
+  EXPECT_EQ(data.info().skipped, report.skipped);
+  EXPECT_EQ(data.length(0), length);
+  EXPECT_EQ(data.length(1), length);
+}
+
+TEST_F(Pack, BadSamplesStopThePackingOrAreCounted) {
+  const std::vector<std::string> entries = {entry("g", "", "What?", "ball"),
+                                            entry("x1", "", "<image>", "ball"),
+                                            entry("x2", "broken.png", "<image>", "ball"),
+                                            entry("x3", "../data.json", "<image>", "ball"),
+                                            entry("x4", "a.png", "What?", "ball"),
+                                            entry("x5", "", "What?", "")};
+  for (size_t i = 1; i < entries.size(); ++i) {
+    const std::string message = error_of([&] { pack({entries[0], entries[i]}); });
+    expect_message(message, options_.json_path + ": sample 1 (id 'x", "");
+    EXPECT_FALSE(fs::exists(options_.output));
+  }
+  options_.skip_bad = true;
+  const PackReport report = pack(entries);
+  EXPECT_EQ(report.samples, 1);
+  EXPECT_EQ(report.skipped, (std::map<std::string, int64_t>{{"image mark without a picture", 1},
+                                                            {"broken picture", 1},
+                                                            {"picture outside the folder", 1},
+                                                            {"picture without an image mark", 1},
+                                                            {"empty answer", 1}}));
+  EXPECT_EQ(report.messages.size(), 5U);
+  EXPECT_EQ(Dataset(options_.output).size(), 1);
+  expect_message(error_of([&] { pack({entries[1]}); }), options_.json_path, "no sample to learn from among 1");
+  EXPECT_EQ(Dataset(options_.output).size(), 1);  // the older file is still there
+}
+
+TEST_F(Pack, BadOptionsAndProgress) {
+  const std::string good = entry("g", "", "What?", "ball");
+  pack({good, good});
+  std::vector<int64_t> done;
+  pack_dataset(options_, tokenizer_, [&](int64_t at, int64_t total) {
+    EXPECT_EQ(total, 2);
+    done.push_back(at);
+  });
+  EXPECT_EQ(done, (std::vector<int64_t>{1, 2}));
+  options_.template_name = "none";
+  expect_message(error_of([&] { pack({good}); }), "template: ", "expected 'phi'");
+  options_.template_name = "phi";
+  options_.max_length = 0;
+  expect_message(error_of([&] { pack({good}); }), "pack: ", "max_length 0");
+}
+
+TEST_F(Pack, AnotherUseThanThePackWasMadeForIsRefused) {
+  pack({entry("g", "", "What?", "ball")});
+  const std::string path = options_.output;
+  const auto open_with = [&](const PackExpectation& expected) { return error_of([&] { Dataset(path, expected); }); };
+  EXPECT_EQ(open_with({300, 5, 400, tokenizer_.sha256()}), "");
+  expect_message(open_with({100, 0, 0, ""}), path + ": sample 0", "outside the vocabulary, expected 0..99");
+  expect_message(open_with({0, 6, 0, ""}), path, "'tokens_per_image': found 5, expected 6");
+  expect_message(open_with({0, 0, 401, ""}), path, "'max_length': found 400, expected 401");
+  expect_message(open_with({0, 0, 0, "abc"}), path, "'tokenizer_sha256'");
+}
+
+// A pack of two samples written by hand, with one thing changed.
+struct RawPack {
+  std::string format = kPackFormat;
+  int64_t version = kPackVersion;
+  std::vector<int32_t> tokens = {1, kImageToken, 2, 3, 4};
+  std::vector<int32_t> labels = {kIgnoreLabel, kIgnoreLabel, 2, kIgnoreLabel, 4};
+  std::vector<int64_t> token_offsets = {0, 3, 5};
+  std::vector<int64_t> turn_offsets = {0, 1, 2};
+  std::vector<int64_t> image_of_sample = {0, -1};
+  std::vector<int64_t> image_offsets = {0, 2};
+  std::vector<int64_t> text_offsets = {0, 1, 2};
+  std::string left_out;
+
+  void write(const std::string& path) const {
+    Hdf5File file = Hdf5File::create(path);
+    const auto put = [&](const std::string& name, const auto& values) {
+      if (name != left_out) file.append(name, values);
+    };
+    put("tokens", tokens);
+    put("labels", labels);
+    put("token_offsets", token_offsets);
+    put("turn_offsets", turn_offsets);
+    put("image_of_sample", image_of_sample);
+    put("images/bytes", std::vector<uint8_t>{7, 8});
+    put("images/offsets", image_offsets);
+    put("image_names/bytes", std::vector<uint8_t>{'x'});
+    put("image_names/offsets", std::vector<int64_t>{0, 1});
+    for (const std::string name : {"sample_ids", "questions", "answers", "categories"}) {
+      put(name + "/bytes", std::vector<uint8_t>{'x', 'y'});
+      put(name + "/offsets", text_offsets);
+    }
+    for (const std::string name : {"template", "tokenizer_sha256"}) {
+      if (name != left_out) file.write_attribute(name, std::string("phi"));
+    }
+    for (const std::string name : {"vocab_size", "tokens_per_image", "max_length"}) {
+      if (name != left_out) file.write_attribute(name, int64_t{5});
+    }
+    file.write_attribute("format", format);
+    file.write_attribute("format_version", version);
+    file.write_attribute("skipped", std::string("{}"));
+    file.commit();
+  }
+};
+
+void expect_broken(const std::function<void(RawPack&)>& change, const std::string& part) {
+  testing::TempDir dir;
+  const std::string path = dir.file("x.h5");
+  RawPack pack;
+  change(pack);
+  pack.write(path);
+  expect_message(error_of([&] { Dataset{path}; }), path + ": ", part);
+}
+
+TEST(Dataset, TheUnchangedHandWrittenPackIsFine) {
+  testing::TempDir dir;
+  RawPack().write(dir.file("x.h5"));
+  EXPECT_EQ(Dataset(dir.file("x.h5")).sample(1).labels, (std::vector<int32_t>{kIgnoreLabel, 4}));
+}
+
+TEST(Dataset, BrokenPacksAreNamed) {
+  expect_broken([](RawPack& p) { p.format = "other"; }, "'format': found 'other'");
+  expect_broken([](RawPack& p) { p.version = 2; }, "'format_version': found 2, expected 1");
+  for (const char* name : {"tokens", "labels", "token_offsets", "turn_offsets", "image_of_sample", "images/bytes",
+                           "images/offsets", "image_names/offsets", "sample_ids/bytes", "questions/offsets",
+                           "answers/bytes", "categories/offsets", "template", "vocab_size", "max_length"}) {
+    expect_broken([&](RawPack& p) { p.left_out = name; }, name);
+  }
+  expect_broken([](RawPack& p) { p.token_offsets = {0, 6, 5}; }, "'token_offsets': found 5 after 6");
+  expect_broken([](RawPack& p) { p.token_offsets = {1, 3, 5}; }, "'token_offsets': found 1 first");
+  expect_broken([](RawPack& p) { p.token_offsets = {0, 3, 9}; }, "'token_offsets': found 9 last, expected 5");
+  expect_broken([](RawPack& p) { p.token_offsets = {0, 5}; }, "'token_offsets': found 2 elements, expected 3");
+  expect_broken([](RawPack& p) { p.token_offsets = {0, 0, 5}; }, "sample 0: found 0 ids");
+  expect_broken([](RawPack& p) { p.token_offsets = {}; }, "token_offsets");
+  expect_broken([](RawPack& p) { p.turn_offsets = {0, 1, 3}; }, "'turn_offsets': found 3 last, expected 2");
+  expect_broken([](RawPack& p) { p.image_offsets = {0, 3}; }, "'images/offsets': found 3 last, expected 2");
+  expect_broken([](RawPack& p) { p.text_offsets = {0, 2}; }, "found");
+  expect_broken([](RawPack& p) { p.labels.pop_back(); }, "'labels': found 4 elements, expected 5");
+  expect_broken([](RawPack& p) { p.tokens[4] = 5; }, "sample 1: found id 5 outside the vocabulary, expected 0..4");
+  expect_broken([](RawPack& p) { p.tokens[4] = -1; }, "sample 1: found id -1");
+  expect_broken([](RawPack& p) { p.labels[2] = 3; }, "sample 0: found label 3 at position 2");
+  expect_broken([](RawPack& p) { p.labels[1] = kImageToken; }, "sample 0: found label -200");
+  expect_broken([](RawPack& p) { p.tokens[1] = 1; }, "sample 0: found 0 image marks, expected 1");
+  expect_broken([](RawPack& p) { p.image_of_sample = {0, 0}; }, "sample 1: found 0 image marks, expected 1");
+  expect_broken([](RawPack& p) { p.image_of_sample = {-1, -1}; }, "sample 0: found 1 image marks, expected 0");
+  expect_broken([](RawPack& p) { p.image_of_sample = {1, -1}; }, "sample 0: found picture 1, expected -1..0");
+  expect_broken([](RawPack& p) { p.image_of_sample = {}; }, "found no samples");
+}
+
+}  // namespace
+}  // namespace matvlm
