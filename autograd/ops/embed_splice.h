@@ -50,4 +50,12 @@ struct EmbedSpliceTableGrad {
   S* dtable = nullptr;  // [V, D], contiguous, added to
 };
 
+// embed_splice.cu, for float and bf16; embed_splice_no_cuda.cpp throws.
+template <class T>
+void embed_splice_forward_cuda(Context& ctx, const EmbedSpliceForward<T>& args);
+template <class T>
+void embed_splice_feature_grad_cuda(Context& ctx, const EmbedSpliceFeatureGrad<T>& args);
+template <class T>
+void embed_splice_table_grad_cuda(Context& ctx, const EmbedSpliceTableGrad<T, float>& args);
+
 }  // namespace matvlm

@@ -1,0 +1,144 @@
+// Checks, index lists, dispatch and node of the spliced embedding.
+#include "autograd/ops/embed_splice.h"
+
+#include <algorithm>
+#include <numeric>
+#include <type_traits>
+
+#include "autograd/ops/embed_splice_cpu.h"
+
+namespace matvlm {
+namespace {
+
+// token_of[m] = the token that feature row m went to, -1 for none.
+std::vector<int32_t> checked_token_of(const std::vector<int32_t>& source, int64_t vocabulary, int64_t features) {
+  std::vector<int32_t> token_of(static_cast<size_t>(features), -1);
+  for (size_t t = 0; t < source.size(); ++t) {
+    const int64_t s = source[t];
+    if (s >= 0) {
+      check(s < vocabulary, "[embed_splice] token ", t, ": found id ", s, ", expected less than ", vocabulary);
+      continue;
+    }
+    const int64_t m = -1 - s;
+    check(m < features, "[embed_splice] token ", t, ": found feature row ", m, ", expected less than ", features);
+    int32_t& token = token_of[static_cast<size_t>(m)];
+    check(token < 0, "[embed_splice] feature row ", m, " is used by tokens ", token, " and ", t);
+    token = static_cast<int32_t>(t);
+  }
+  return token_of;
+}
+
+// Tokens grouped by vocabulary row: see EmbedSpliceTableGrad.
+struct TokenGroups {
+  std::vector<int32_t> ids, begin, order;
+};
+
+TokenGroups group_tokens(const std::vector<int32_t>& source) {
+  TokenGroups groups;
+  for (size_t t = 0; t < source.size(); ++t) {
+    if (source[t] >= 0) groups.order.push_back(static_cast<int32_t>(t));
+  }
+  std::stable_sort(groups.order.begin(), groups.order.end(), [&](int32_t a, int32_t b) {
+    return source[static_cast<size_t>(a)] < source[static_cast<size_t>(b)];
+  });
+  for (size_t i = 0; i < groups.order.size(); ++i) {
+    const int32_t id = source[static_cast<size_t>(groups.order[i])];
+    if (!groups.ids.empty() && groups.ids.back() == id) continue;
+    groups.ids.push_back(id);
+    groups.begin.push_back(static_cast<int32_t>(i));
+  }
+  groups.begin.push_back(static_cast<int32_t>(groups.order.size()));
+  return groups;
+}
+
+Tensor upload(Context& ctx, const std::vector<int32_t>& values) {
+  return Tensor::from(ctx, values, {static_cast<int64_t>(values.size())});
+}
+
+template <class T>
+constexpr bool kOnCpu = std::is_same_v<T, float>;
+
+[[noreturn]] void no_bf16() { fail("[embed_splice] bf16 is for the GPU only"); }
+
+void forward(Context& ctx, const Tensor& table, const Tensor& features, const std::vector<int32_t>& source,
+             const Tensor& y) {
+  const Tensor device_source = upload(ctx, source);
+  dispatch_float("embed_splice", table.dtype(), [&](auto type) {
+    using T = decltype(type);
+    const EmbedSpliceForward<T> args = {.tokens = y.dim(0),
+                                        .width = y.cols(),
+                                        .table = table.data<T>(),
+                                        .features = features.defined() ? features.data<T>() : nullptr,
+                                        .features_stride = features.row_stride(),
+                                        .source = device_source.data<int32_t>(),
+                                        .y = y.data<T>()};
+    if (ctx.on_gpu()) return embed_splice_forward_cuda(ctx, args);
+    if constexpr (kOnCpu<T>) return embed_splice_forward_cpu(args);
+    no_bf16();
+  });
+}
+
+void feature_grad(Context& ctx, const Tensor& dy, const std::vector<int32_t>& token_of, const Graph::GradSlot& slot) {
+  const Tensor device_token_of = upload(ctx, token_of);
+  dispatch_float("embed_splice", dy.dtype(), [&](auto type) {
+    using T = decltype(type);
+    const EmbedSpliceFeatureGrad<T> args = {.features = slot.tensor.dim(0),
+                                            .width = dy.cols(),
+                                            .dy = dy.data<T>(),
+                                            .dy_stride = dy.row_stride(),
+                                            .token_of = device_token_of.data<int32_t>(),
+                                            .dfeatures = slot.tensor.data<T>(),
+                                            .dfeatures_stride = slot.tensor.row_stride(),
+                                            .accumulate = slot.accumulate};
+    if (ctx.on_gpu()) return embed_splice_feature_grad_cuda(ctx, args);
+    if constexpr (kOnCpu<T>) return embed_splice_feature_grad_cpu(args);
+    no_bf16();
+  });
+}
+
+void table_grad(Context& ctx, const Tensor& dy, const std::vector<int32_t>& source, const Tensor& dtable) {
+  const TokenGroups groups = group_tokens(source);
+  if (groups.ids.empty()) return;
+  const Tensor ids = upload(ctx, groups.ids);
+  const Tensor begin = upload(ctx, groups.begin);
+  const Tensor order = upload(ctx, groups.order);
+  dispatch_float("embed_splice", dy.dtype(), [&](auto type) {
+    using T = decltype(type);
+    const EmbedSpliceTableGrad<T, float> args = {.unique = static_cast<int64_t>(groups.ids.size()),
+                                                 .width = dy.cols(),
+                                                 .dy = dy.data<T>(),
+                                                 .dy_stride = dy.row_stride(),
+                                                 .ids = ids.data<int32_t>(),
+                                                 .begin = begin.data<int32_t>(),
+                                                 .order = order.data<int32_t>(),
+                                                 .dtable = dtable.data<float>()};
+    if (ctx.on_gpu()) return embed_splice_table_grad_cuda(ctx, args);
+    if constexpr (kOnCpu<T>) return embed_splice_table_grad_cpu(args);
+    no_bf16();
+  });
+}
+
+}  // namespace
+
+Var embed_splice(Graph& g, const Weight& table, const Var& features, const std::vector<int32_t>& source) {
+  check(table.value.rank() == 2 && table.value.contiguous(), "[embed_splice] table: found ",
+        shape_string(table.value.shape()), ", expected [V, D], contiguous");
+  const int64_t width = table.value.cols();
+  Tensor feature_rows;
+  if (features.defined()) {
+    feature_rows = features.value();
+    check(feature_rows.rank() == 2 && feature_rows.cols() == width, "[embed_splice] features: found ",
+          shape_string(feature_rows.shape()), ", expected [M, ", width, "]");
+    check_dtype("embed_splice", "features", feature_rows, table.value.dtype());
+  }
+  const int64_t count = feature_rows.defined() ? feature_rows.dim(0) : 0;
+  std::vector<int32_t> token_of = checked_token_of(source, table.value.dim(0), count);
+  Tensor y = Tensor::empty(g.ctx(), {static_cast<int64_t>(source.size()), width}, table.value.dtype());
+  forward(g.ctx(), table.value, feature_rows, source, y);
+  return g.node(y, {features}, {table}, [table, features, source, token_of](Graph& graph, const Tensor& dy) {
+    if (features.requires_grad()) feature_grad(graph.ctx(), dy, token_of, graph.grad_slot(features));
+    if (table.trainable()) table_grad(graph.ctx(), dy, source, table.param->grad);
+  });
+}
+
+}  // namespace matvlm
