@@ -12,7 +12,7 @@
 #include <limits>
 
 #include "autograd/ops/attention.h"
-#include "autograd/ops/attention_exp.h"
+#include "autograd/ops/attention_rows.h"
 #include "core/gemm.h"
 #include "core/scalar.h"
 
@@ -52,7 +52,7 @@ void for_each_attention_block(const AttentionRanges& r, bool causal, int64_t b, 
   }
 }
 
-// logits [rows, n] -> exp(logits - max) with 0 where a key is not visible; returns through `sum` and `max`.
+// One row of logits -> exp(logits - max), 0 where a key is not visible; its maximum and sum.
 template <class T>
 void attention_softmax_row(T* s, int64_t visible, int64_t columns, T* max, T* sum) {
   *max = row_max(s, visible);
@@ -130,8 +130,7 @@ void attention_backward_block(const AttentionBackwardArgs<T, T>& a, const Attent
               f.v_stride, T(0), grad_tile, n);
   for (int64_t i = 0; i < rows; ++i) {
     // The softmax's gradient: p (dp - sum p dp), and that sum is <grad_out, out>.
-    T delta = T(0);
-    for (int64_t d = 0; d < p; ++d) delta += grad_out[i * a.grad_out_stride + d] * out[i * f.out_stride + d];
+    const T delta = row_dot(grad_out + i * a.grad_out_stride, out + i * f.out_stride, p);
     a.delta[h * f.tokens + block.q_row + i] = delta;
     for (int64_t j = 0; j < n; ++j) grad_tile[i * n + j] = tile[i * n + j] * (grad_tile[i * n + j] - delta);
   }

@@ -1,5 +1,5 @@
-// Row maximum and exponentials of a softmax on the CPU. The float versions are written so that the compiler turns them
-// into vector code, which std::exp is not; double and complex take the standard functions.
+// Row operations of attention on the CPU: maximum, exponentials, dot product. The float versions are written so that
+// the compiler turns them into vector code, which std::exp is not; double and complex take the standard functions.
 #pragma once
 
 #include <algorithm>
@@ -77,6 +77,20 @@ inline float row_exp_sum<float>(float* s, int64_t n, const float& shift) {
     s[i] = exp_nonpositive(s[i] - m);
     sum += s[i];
   }
+  return sum;
+}
+
+template <class T>
+T row_dot(const T* x, const T* y, int64_t n) {
+  T sum = T(0);
+  for (int64_t i = 0; i < n; ++i) sum += x[i] * y[i];
+  return sum;
+}
+template <>
+inline float row_dot<float>(const float* x, const float* y, int64_t n) {
+  float sum = 0.0F;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; ++i) sum += x[i] * y[i];
   return sum;
 }
 

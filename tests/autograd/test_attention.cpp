@@ -1,0 +1,314 @@
+// Attention on the CPU: against a direct sum, float against double, backward against complex step, the node, the cache.
+#include <gtest/gtest.h>
+
+#include <complex>
+
+#include "autograd/ops/attention_rows.h"
+#include "autograd/ops/kv_cache.h"
+#include "tests/autograd/attention_cases.h"
+
+namespace matvlm {
+namespace {
+
+using namespace matvlm::testing;
+using Complex = std::complex<double>;
+
+// float32 against double: a logit of size up to ~5 is a sum of P products, so it is off by a few 2^-24 * 5, and with it
+// the logarithm of a probability; sums over up to 300 keys add as much again. Measured: below 4e-7.
+constexpr double kFloatTolerance = 1e-6;
+
+class Attention : public ::testing::TestWithParam<AttentionCase> {};
+INSTANTIATE_TEST_SUITE_P(Cases, Attention, ::testing::ValuesIn(attention_cases()));
+
+// softmax(scale q k^T) v by its definition, query by query.
+std::vector<double> direct_attention(const AttentionCase& c, const AttentionValues& x) {
+  const std::vector<int64_t> cu = c.cu();
+  const int64_t p = c.head_dim;
+  std::vector<double> out(x.q.size(), 0.0);
+  const auto at = [](const std::vector<double>& m, int64_t i) { return m[static_cast<size_t>(i)]; };
+  for (size_t b = 0; b + 1 < cu.size(); ++b) {
+    for (int64_t i = cu[b]; i < cu[b + 1]; ++i) {
+      for (int64_t h = 0; h < c.heads; ++h) {
+        const int64_t kv = h / (c.heads / c.kv_heads);
+        std::vector<double> e;
+        double sum = 0;
+        for (int64_t j = cu[b]; j < (c.causal ? i + 1 : cu[b + 1]); ++j) {
+          double logit = 0;
+          for (int64_t d = 0; d < p; ++d) {
+            logit += at(x.q, i * c.width() + h * p + d) * at(x.k, j * c.kv_width() + kv * p + d);
+          }
+          e.push_back(std::exp(logit * c.shape().scale));
+          sum += e.back();
+        }
+        for (size_t j = 0; j < e.size(); ++j) {
+          for (int64_t d = 0; d < p; ++d) {
+            out[static_cast<size_t>(i * c.width() + h * p + d)] +=
+                e[j] / sum * at(x.v, (cu[b] + static_cast<int64_t>(j)) * c.kv_width() + kv * p + d);
+          }
+        }
+      }
+    }
+  }
+  return out;
+}
+
+TEST_P(Attention, DoubleMatchesDirectSum) {
+  const AttentionCase& c = GetParam();
+  const AttentionValues x = attention_values(c, DType::f64);
+  // Two orders of summation in double.
+  EXPECT_LE(relative_error(raw_forward<double>(c, x.q, x.k, x.v), direct_attention(c, x)), 1e-13);
+}
+
+TEST_P(Attention, FloatMatchesDouble) {
+  const AttentionCase& c = GetParam();
+  const AttentionValues x = attention_values(c, DType::f32);
+  const auto found = raw_gradients<float>(c, x);
+  const auto exact = raw_gradients<double>(c, x);
+  expect_float_close(found.out, exact.out, x, kFloatTolerance, "out");
+  expect_float_close(found.dq, exact.dq, x, 2 * kFloatTolerance, "dq");
+  expect_float_close(found.dk, exact.dk, x, 2 * kFloatTolerance, "dk");
+  expect_float_close(found.dv, exact.dv, x, kFloatTolerance, "dv");
+}
+
+TEST_P(Attention, GradientMatchesComplexStep) {
+  const AttentionCase& c = GetParam();
+  const AttentionValues x = attention_values(c, DType::f64);
+  const auto gradient = raw_gradients<double>(c, x);
+  const auto compare = [&](const char* name, const std::vector<double>& at, const std::vector<double>& grad,
+                           const std::function<std::vector<Complex>(const std::vector<Complex>&)>& forward) {
+    const std::vector<double> direction = random_values(c.name + name + "direction", static_cast<int64_t>(at.size()));
+    const double derivative = complex_step(
+        [&](const std::vector<Complex>& z) {
+          const std::vector<Complex> out = forward(z);
+          Complex sum = 0;
+          for (size_t i = 0; i < out.size(); ++i) sum += x.grad_out[i] * out[i];
+          return sum;
+        },
+        at, direction);
+    double found = 0;
+    double scale = 0;
+    for (size_t i = 0; i < grad.size(); ++i) {
+      found += grad[i] * direction[i];
+      scale += grad[i] * grad[i] * direction[i] * direction[i];
+    }
+    // The sum's terms have random signs: the root of their squares is its natural size, also where it cancels. The
+    // second term stands in where the gradient is exactly 0.
+    const double bound = 1e-12 * std::max(std::abs(derivative), std::sqrt(scale)) + 1e-15 * norm(x.grad_out);
+    EXPECT_LE(std::abs(found - derivative), bound) << name << ": " << found << " against " << derivative;
+  };
+  const auto q = convert<Complex>(x.q);
+  const auto k = convert<Complex>(x.k);
+  const auto v = convert<Complex>(x.v);
+  compare("q", x.q, gradient.dq, [&](const auto& z) { return raw_forward<Complex>(c, z, k, v); });
+  compare("k", x.k, gradient.dk, [&](const auto& z) { return raw_forward<Complex>(c, q, z, v); });
+  compare("v", x.v, gradient.dv, [&](const auto& z) { return raw_forward<Complex>(c, q, k, z); });
+}
+
+TEST_P(Attention, NodeEqualsRawOp) {
+  const AttentionCase& c = GetParam();
+  const AttentionValues x = attention_values(c, DType::f32);
+  const auto raw = raw_gradients<float>(c, x);
+  const auto node = node_gradients(cpu(), c, x, DType::f32);
+  // Only strides differ, and with them the blocking that OpenBLAS chooses.
+  expect_float_close(node.out, convert<double>(raw.out), x, kFloatTolerance, "out");
+  expect_float_close(node.dq, convert<double>(raw.dq), x, kFloatTolerance, "dq");
+  expect_float_close(node.dk, convert<double>(raw.dk), x, kFloatTolerance, "dk");
+  expect_float_close(node.dv, convert<double>(raw.dv), x, kFloatTolerance, "dv");
+}
+
+TEST_P(Attention, SameBitsTwiceAndWithAnyNumberOfThreads) {
+  const AttentionCase& c = GetParam();
+  const AttentionValues x = attention_values(c, DType::f32);
+  const int threads = omp_get_max_threads();
+  const auto first = node_gradients(cpu(), c, x, DType::f32);
+  for (const int n : {threads, 1, 3}) {
+    const std::unique_ptr<Context> ctx = make_cpu_context(n);
+    const auto again = node_gradients(*ctx, c, x, DType::f32);
+    EXPECT_EQ(first.out, again.out) << n;
+    EXPECT_EQ(first.dq, again.dq) << n;
+    EXPECT_EQ(first.dk, again.dk) << n;
+    EXPECT_EQ(first.dv, again.dv) << n;
+  }
+  make_cpu_context(threads);  // the process's thread count as it was
+}
+
+TEST(AttentionNode, OnlyWantedGradientsAndAccumulation) {
+  const AttentionCase c{"accumulate", {70, 3}, 4, 2, 16, true};
+  const AttentionValues x = attention_values(c, DType::f32);
+  const auto expected = node_gradients(cpu(), c, x, DType::f32);
+  const SeqlensPtr lens = make_seqlens(cpu(), c.cu());
+  Graph g(cpu());
+  const Var q = g.input(Tensor::from(cpu(), convert<float>(x.q), {c.tokens(), c.width()}));
+  const Var k = g.constant(Tensor::from(cpu(), convert<float>(x.k), {c.tokens(), c.kv_width()}));
+  const Var v = g.input(Tensor::from(cpu(), convert<float>(x.v), {c.tokens(), c.kv_width()}));
+  const Var out = attention(g, c.shape(), q, k, v, lens);
+  // Gradients that are there already: the op has to add.
+  g.add_grad(q, Tensor::from(cpu(), std::vector<float>(x.q.size(), 1.0F), q.value().shape()));
+  g.backward(out, Tensor::from(cpu(), convert<float>(x.grad_out), out.value().shape()));
+  EXPECT_FALSE(k.requires_grad());
+  std::vector<double> dq(expected.dq.size());
+  for (size_t i = 0; i < dq.size(); ++i) dq[i] = 1.0 + static_cast<double>(expected.dq[i]);
+  EXPECT_LE(relative_error(q.grad().to_floats(cpu()), dq), kFloatTolerance);
+  EXPECT_LE(relative_error(v.grad().to_floats(cpu()), expected.dv), kFloatTolerance);
+}
+
+// Logits up to +-1e4: float32 itself rounds them by up to 2^-24 * 1e4 = 6e-4, and a log-sum-exp as well, which changes
+// a probability by that factor; where two logits are that close, outputs and gradients move by as much.
+TEST(AttentionNode, LargeLogits) {
+  const AttentionCase c{"large", {65, 40}, 3, 1, 64, true};
+  const AttentionValues x = attention_values(c, DType::f32, 3000.0);
+  const auto found = raw_gradients<float>(c, x);
+  const auto exact = raw_gradients<double>(c, x);
+  EXPECT_LE(relative_error(found.out, exact.out), 2e-3);
+  EXPECT_LE(relative_error(found.dv, exact.dv), 2e-3);
+  for (const auto* gradient : {&found.dq, &found.dk}) {
+    for (const float value : *gradient) ASSERT_TRUE(std::isfinite(value));
+  }
+}
+
+TEST(AttentionNode, SingleKeyGivesItsValue) {
+  const AttentionCase c{"single", {1, 1, 4}, 2, 2, 16, true};
+  const AttentionValues x = attention_values(c, DType::f32, 1e4);
+  const std::vector<float> out = raw_forward(c, convert<float>(x.q), convert<float>(x.k), convert<float>(x.v));
+  for (const int64_t first_of_sequence : {0, 1, 2}) {
+    for (int64_t d = 0; d < c.width(); ++d) {
+      const auto i = static_cast<size_t>(first_of_sequence * c.width() + d);
+      EXPECT_EQ(out[i], static_cast<float>(x.v[i]));
+    }
+  }
+}
+
+TEST(AttentionNode, NanIsNotHidden) {
+  const AttentionCase c{"nan", {20}, 1, 1, 16, true};
+  const AttentionValues x = attention_values(c, DType::f32);
+  auto k = convert<float>(x.k);
+  k[5 * 16] = std::numeric_limits<float>::quiet_NaN();
+  const std::vector<float> out = raw_forward(c, convert<float>(x.q), k, convert<float>(x.v));
+  EXPECT_TRUE(std::isfinite(out[4 * 16]));
+  EXPECT_TRUE(std::isnan(out[5 * 16]));
+  EXPECT_TRUE(std::isnan(out[19 * 16]));
+}
+
+TEST(AttentionRows, ExpWithinTwoUlp) {
+  // Down to the smallest normal number, in steps that hit all fractions.
+  for (float x = 0.0F; x > -87.3F; x -= 0.00137F) {
+    const double exact = std::exp(static_cast<double>(x));
+    ASSERT_LE(std::abs(exp_nonpositive(x) - exact), exact * 0x1.0p-22) << x;
+  }
+  EXPECT_EQ(exp_nonpositive(0.0F), 1.0F);
+  EXPECT_EQ(exp_nonpositive(1.0F), 1.0F);
+  EXPECT_EQ(exp_nonpositive(-88.0F), 0.0F);
+  EXPECT_EQ(exp_nonpositive(-std::numeric_limits<float>::infinity()), 0.0F);
+  EXPECT_TRUE(std::isnan(exp_nonpositive(std::numeric_limits<float>::quiet_NaN())));
+}
+
+// ---- cache ----
+
+Tensor rows_of(Context& ctx, const std::vector<double>& x, int64_t begin, int64_t end, int64_t width) {
+  const std::vector<double> part(x.begin() + begin * width, x.begin() + end * width);
+  return Tensor::from(ctx, convert<float>(part), {end - begin, width});
+}
+
+// Two sequences in slots 2 and 0 of a cache of 3, fed in pieces; every piece must equal the same rows of the full pass.
+TEST(KvCache, DecodeEqualsFullForward) {
+  const AttentionCase c{"cache", {90, 70}, 4, 2, 16, true};
+  const AttentionValues x = attention_values(c, DType::f32);
+  const std::vector<double> full = raw_forward<double>(c, x.q, x.k, x.v);
+  KvCache cache = make_kv_cache(cpu(), 3, 90, c.kv_width(), DType::f32);
+  const std::vector<int64_t> slots = {2, 0};
+  const std::vector<int64_t> starts = {0, 90};
+  std::vector<int64_t> done = {0, 0};
+  const auto feed = [&](const std::vector<int64_t>& counts) {
+    std::vector<double> q, k, v, expected;
+    const auto append = [&](std::vector<double>& to, const std::vector<double>& from, size_t b, int64_t width) {
+      const auto first = from.begin() + (starts[b] + done[b]) * width;
+      to.insert(to.end(), first, first + counts[b] * width);
+    };
+    for (size_t b = 0; b < 2; ++b) {
+      append(q, x.q, b, c.width());
+      append(k, x.k, b, c.kv_width());
+      append(v, x.v, b, c.kv_width());
+      append(expected, full, b, c.width());
+    }
+    const int64_t n = counts[0] + counts[1];
+    const SeqlensPtr lens = make_seqlens(cpu(), {0, counts[0], n});
+    kv_append(cpu(), cache, rows_of(cpu(), k, 0, n, c.kv_width()), rows_of(cpu(), v, 0, n, c.kv_width()), lens, slots);
+    const Tensor out = attention_cached(cpu(), c.shape(), rows_of(cpu(), q, 0, n, c.width()), cache, lens, slots);
+    EXPECT_LE(relative_error(out.to_floats(cpu()), expected), kFloatTolerance) << counts[0] << ", " << counts[1];
+    for (size_t b = 0; b < 2; ++b) done[b] += counts[b];
+  };
+  feed({66, 1});  // a prompt of several tiles beside a single token
+  feed({1, 1});   // one token each
+  feed({5, 0});   // several tokens, and a sequence that waits
+  feed({0, 40});
+  for (size_t b = 0; b < 2; ++b) {  // roll back by 3 and go on
+    cache.length[static_cast<size_t>(slots[b])] -= 3;
+    done[b] -= 3;
+  }
+  feed({2, 9});
+  feed({1, 1});
+  EXPECT_EQ(cache.length, (std::vector<int64_t>{done[1], 0, done[0]}));
+}
+
+std::string error_of(const std::function<void()>& f) {
+  try {
+    f();
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "no error";
+}
+
+TEST(KvCache, Errors) {
+  KvCache cache = make_kv_cache(cpu(), 2, 4, 8, DType::f32);
+  const Tensor three = Tensor::zeros(cpu(), {3, 8}, DType::f32);
+  const SeqlensPtr one = make_seqlens(cpu(), {0, 3});
+  kv_append(cpu(), cache, three, three, one, {1});
+  EXPECT_EQ(error_of([&] { kv_append(cpu(), cache, three, three, one, {1}); }),
+            "[kv_append] slot 1: found 3 + 3 tokens, expected at most its capacity 4");
+  EXPECT_EQ(cache.length, (std::vector<int64_t>{0, 3}));
+  EXPECT_EQ(error_of([&] { kv_append(cpu(), cache, three, three, one, {2}); }),
+            "[kv_append] slot: found 2, expected 0 to 1");
+  EXPECT_EQ(error_of([&] {
+              kv_append(cpu(), cache, three, three, make_seqlens(cpu(), {0, 1, 3}), {0, 0});
+            }),
+            "[kv_append] slot 0 is named twice");
+  EXPECT_EQ(error_of([&] {
+              kv_append(cpu(), cache, three, three, one, {0, 1});
+            }),
+            "[kv_append] found 2 slots for 1 sequences");
+  EXPECT_EQ(error_of([&] { kv_append(cpu(), cache, three.slice_cols(0, 4), three, one, {0}); }),
+            "[kv_append] k: found [3, 4], expected [3, 8]");
+  const AttentionShape shape{2, 1, 8, true, 1.0};
+  const Tensor q = Tensor::zeros(cpu(), {3, 16}, DType::f32);
+  EXPECT_EQ(error_of([&] { attention_cached(cpu(), shape, q, cache, one, {0}); }),
+            "[attention_cached] slot 0: found 3 queries over 0 stored tokens");
+  EXPECT_EQ(error_of([&] {
+              attention_cached(cpu(), {2, 1, 8, false, 1.0}, q, cache, one, {1});
+            }),
+            "[attention_cached] found full attention, expected causal");
+  EXPECT_EQ(error_of([&] { make_kv_cache(cpu(), 2, 0, 8, DType::f32); }),
+            "[kv_cache] found 2 slots of 0 rows of 8 columns, expected positive numbers");
+}
+
+TEST(AttentionNode, Errors) {
+  Graph g(cpu());
+  const SeqlensPtr lens = make_seqlens(cpu(), {0, 3});
+  const Var q = g.input(Tensor::zeros(cpu(), {3, 16}, DType::f32));
+  const Var k = g.input(Tensor::zeros(cpu(), {3, 16}, DType::f32));
+  const Var wide = g.input(Tensor::zeros(cpu(), {3, 24}, DType::f32));
+  const Var half = g.input(Tensor::zeros(cpu(), {3, 16}, DType::bf16));
+  const auto message = [&](const AttentionShape& shape, const Var& v) {
+    return error_of([&] { attention(g, shape, q, k, v, lens); });
+  };
+  EXPECT_EQ(message({3, 2, 8, true, 1.0}, k), "[attention] heads: found 3, expected a multiple of the 2 key heads");
+  EXPECT_EQ(message({0, 2, 8, true, 1.0}, k),
+            "[attention] found 0 heads, 2 key heads, head width 8, expected positive numbers");
+  EXPECT_EQ(message({2, 2, 8, true, 1.0}, wide), "[attention] v: found [3, 24], expected [3, 16]");
+  EXPECT_EQ(message({2, 2, 8, true, 1.0}, half), "[attention] v: found bf16, expected f32");
+  EXPECT_EQ(message({2, 2, 8, true, 1.0}, k),
+            "[attention] q, k and v: found two at one address, expected three values");
+}
+
+}  // namespace
+}  // namespace matvlm
