@@ -66,12 +66,23 @@ const Lanes<S>& lanes_at(const S* p) {
 // Pairwise sum of the lanes.
 template <class S>
 S sum_lanes(const Lanes<S>& lanes) {
-  S part[kLanes];
-  for (int64_t i = 0; i < kLanes; ++i) part[i] = lanes[i];
-  for (int64_t width = kLanes / 2; width > 0; width /= 2) {
-    for (int64_t i = 0; i < width; ++i) part[i] += part[i + width];
-  }
-  return part[0];
+  static_assert(kLanes == 16);
+  S part[8];
+  for (int64_t i = 0; i < 8; ++i) part[i] = lanes[i] + lanes[i + 8];
+  for (int64_t i = 0; i < 4; ++i) part[i] += part[i + 4];
+  return (part[0] + part[2]) + (part[1] + part[3]);
+}
+
+// Calls f(tiles, first) for ranges of 1 to 4 tiles of kLanes elements that cover [0, n), n a multiple of kLanes;
+// `tiles` is a std::integral_constant, so that f can keep its sums in registers.
+template <class F>
+void for_tiles(int64_t n, F&& f) {
+  int64_t first = 0;
+  for (; n - first >= 4 * kLanes; first += 4 * kLanes) f(std::integral_constant<int, 4>{}, first);
+  const int64_t rest = (n - first) / kLanes;
+  if (rest == 3) f(std::integral_constant<int, 3>{}, first);
+  if (rest == 2) f(std::integral_constant<int, 2>{}, first);
+  if (rest == 1) f(std::integral_constant<int, 1>{}, first);
 }
 
 // exp for loops that the compiler vectorises: branch-free, relative error below 2e-7 for results in float's normal

@@ -52,11 +52,10 @@ struct SsdArgs {
   F *da_log = nullptr, *dd = nullptr, *ddt_bias = nullptr;  // [H]; added into
 };
 
-// GPU launchers for float and bf16 (ssd.cu). They take what scratch they need from the context's allocator. `longest`:
-// of the sequences.
+// GPU launchers for float and bf16 (ssd.cu). They take what scratch they need from the context's allocator.
 template <class E>
 void ssd_forward_cuda(Context& ctx, const SsdArgs<E, float>& args);
 template <class E>
-void ssd_backward_cuda(Context& ctx, const SsdArgs<E, float>& args, int64_t longest);
+void ssd_backward_cuda(Context& ctx, const SsdArgs<E, float>& args);
 
 }  // namespace matvlm
