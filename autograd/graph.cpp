@@ -22,8 +22,7 @@ Var Graph::input(Tensor value) {
   return v;
 }
 
-Var Graph::node(Tensor output, const std::vector<Var>& inputs, const std::vector<Weight>& weights,
-                Backward backward) {
+Var Graph::node(Tensor output, const std::vector<Var>& inputs, const std::vector<Weight>& weights, Backward backward) {
   Var v = constant(std::move(output));
   if (!recording_) return v;
   bool needed = false;
@@ -73,8 +72,8 @@ Graph::GradSlot Graph::grad_slot(const Var& v) {
 }
 
 void Graph::add_grad(const Var& v, Tensor contribution) {
-  check(contribution.shape() == v.value().shape() && contribution.dtype() == v.value().dtype(),
-        "[graph] gradient of ", shape_string(v.value().shape()), ": found ", shape_string(contribution.shape()));
+  check(contribution.shape() == v.value().shape() && contribution.dtype() == v.value().dtype(), "[graph] gradient of ",
+        shape_string(v.value().shape()), ": found ", shape_string(contribution.shape()));
   Var::Impl& impl = *v.impl_;
   if (impl.parent == nullptr && !impl.grad.defined() && contribution.contiguous()) {
     impl.grad = std::move(contribution);
@@ -91,8 +90,8 @@ void Graph::add_grad(const Var& v, Tensor contribution) {
 void Graph::backward(const std::vector<Var>& roots) {
   for (const Var& root : roots) {
     if (!root.requires_grad()) continue;
-    root.impl_->grad = Tensor::from(ctx_, std::vector<float>(static_cast<size_t>(root.value().numel()), 1.0F),
-                                    root.value().shape());
+    root.impl_->grad =
+        Tensor::from(ctx_, std::vector<float>(static_cast<size_t>(root.value().numel()), 1.0F), root.value().shape());
   }
   run();
 }

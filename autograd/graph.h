@@ -1,10 +1,10 @@
 // Reverse-mode automatic differentiation on an explicit tape. A Var is a value, its gradient, and whether it needs one;
 // nodes run in the reverse of their creation order: no recursion, and the same order on every rank.
 //
-// An op computes its output tensor and calls Graph::node() with inputs, weights and a closure that captures by name what
-// backward needs. The closure gets the gradient of the output and hands gradients on with add_grad()/grad_slot(); it adds
-// parameter gradients into weight.param->grad itself. Where no input needs a gradient nothing is recorded, and a closure
-// asks input.requires_grad() / weight.trainable() before it computes anything.
+// An op computes its output tensor and calls Graph::node() with inputs, weights and a closure that captures by name
+// what backward needs. The closure gets the gradient of the output and hands gradients on with add_grad()/grad_slot();
+// it adds parameter gradients into weight.param->grad itself. Where no input needs a gradient nothing is recorded, and
+// a closure asks input.requires_grad() / weight.trainable() before it computes anything.
 #pragma once
 
 #include <cstdint>
@@ -68,7 +68,8 @@ class Graph {
     bool accumulate = false;
   };
   GradSlot grad_slot(const Var& v);
-  // Adds a contribution. The first one is moved in when it is contiguous (the caller must own it), later ones are added.
+  // Adds a contribution. The first one is moved in when it is contiguous (the caller must own it), later ones are
+  // added.
   void add_grad(const Var& v, Tensor contribution);
 
   // Runs all nodes. Roots are loss terms: their closures ignore the incoming gradient, which is 1 by convention (the

@@ -47,8 +47,7 @@ class Context {
   virtual void* stream_handle() { return nullptr; }
 
  protected:
-  Context(Device device, std::shared_ptr<Allocator> allocator)
-      : device_(device), allocator_(std::move(allocator)) {}
+  Context(Device device, std::shared_ptr<Allocator> allocator) : device_(device), allocator_(std::move(allocator)) {}
 
  private:
   Device device_;
@@ -57,7 +56,8 @@ class Context {
 
 // threads <= 0: as many as OpenMP would take. Sets OpenMP's and OpenBLAS's thread counts for this process.
 std::unique_ptr<Context> make_cpu_context(int threads = 0);
-// Error where the build has no CUDA, no such device exists or the driver is too old. (context_cuda.cpp / context_no_cuda.cpp)
+// Error where the build has no CUDA, no such device exists or the driver is too old. (context_cuda.cpp /
+// context_no_cuda.cpp)
 std::unique_ptr<Context> make_cuda_context(int index);
 int cuda_device_count();  // 0 without CUDA, driver or device; never throws
 

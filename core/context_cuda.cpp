@@ -81,8 +81,8 @@ void CudaContext::copy_2d(void* dst, int64_t dst_pitch, const void* src, int64_t
     return;
   }
   MATVLM_CUDA_CHECK(cudaMemcpy2DAsync(dst, static_cast<size_t>(dst_pitch), src, static_cast<size_t>(src_pitch),
-                                      static_cast<size_t>(width), static_cast<size_t>(height),
-                                      cudaMemcpyDeviceToDevice, stream_));
+                                      static_cast<size_t>(width), static_cast<size_t>(height), cudaMemcpyDeviceToDevice,
+                                      stream_));
 }
 
 void CudaContext::to_device(void* dst, const void* host, int64_t bytes) {

@@ -58,9 +58,9 @@ class Tensor {
   void* raw() const;
 
   // Views of the same buffer.
-  Tensor reshape(Shape shape) const;                        // same last dimension, or contiguous
-  Tensor slice_rows(int64_t begin, int64_t end) const;      // of the leading dimension
-  Tensor slice_cols(int64_t begin, int64_t end) const;      // of the last dimension
+  Tensor reshape(Shape shape) const;                    // same last dimension, or contiguous
+  Tensor slice_rows(int64_t begin, int64_t end) const;  // of the leading dimension
+  Tensor slice_cols(int64_t begin, int64_t end) const;  // of the last dimension
 
   // Copies (ordered on the context).
   Tensor clone(Context& ctx) const;                       // contiguous

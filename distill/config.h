@@ -10,8 +10,8 @@ namespace matvlm {
 enum class LogitLossKind { none, kl, reverse_kl, jsd, argmax_ce, logit_l2 };
 enum class LayerLossKind { none, l2, mse, cosine };
 enum class Reduction { published, per_token };
-enum class LossPositions { all, answers };   // valid positions that the logit and layer losses count
-enum class LayerLossAt { mixer, block };     // in sequential blocks only; parallel ones know no difference
+enum class LossPositions { all, answers };  // valid positions that the logit and layer losses count
+enum class LayerLossAt { mixer, block };    // in sequential blocks only; parallel ones know no difference
 
 struct LossConfig {
   LogitLossKind logit = LogitLossKind::kl;
@@ -39,9 +39,9 @@ enum class ScheduleKind { wsd, cosine, constant };
 // All lengths in samples, so that the schedule does not depend on the number of ranks or the batch size.
 struct ScheduleConfig {
   ScheduleKind kind = ScheduleKind::wsd;
-  int64_t warmup = 64000;  // linear from 0
-  int64_t decay = 64000;   // wsd only: half a cosine to min_factor at the end
-  int64_t total = 0;       // of the run
+  int64_t warmup = 64000;   // linear from 0
+  int64_t decay = 64000;    // wsd only: half a cosine to min_factor at the end
+  int64_t total = 0;        // of the run
   double min_factor = 0.0;  // of the peak, at the end
 };
 

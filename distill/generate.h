@@ -11,15 +11,16 @@ namespace matvlm {
 
 struct GenerateOptions {
   int64_t max_new_tokens = 32;
-  int32_t end_token = -1;   // stops a sequence; -1: none
-  int64_t max_length = 0;   // of prompt and answer together, image tokens included; 0 = the model's positions
+  int32_t end_token = -1;  // stops a sequence; -1: none
+  int64_t max_length = 0;  // of prompt and answer together, image tokens included; 0 = the model's positions
 };
 
 // The connector's output for n images given as normalised pixels n x 3 x S x S; [n * patches, D].
 Tensor encode_images(Context& ctx, const Vlm& model, const std::vector<float>& pixels, int64_t n, DType dtype);
 
-// prompts: rows without labels; image_of_row indexes the images of `image_tokens` (undefined without images). Returns the
-// new tokens of every row, end token not included. `on_token(row, token)` is called as tokens appear (may be empty).
+// prompts: rows without labels; image_of_row indexes the images of `image_tokens` (undefined without images). Returns
+// the new tokens of every row, end token not included. `on_token(row, token)` is called as tokens appear (may be
+// empty).
 std::vector<std::vector<int32_t>> generate_greedy(Context& ctx, const Vlm& model, const TokenRows& prompts,
                                                   const Tensor& image_tokens, DType dtype,
                                                   const GenerateOptions& options,

@@ -23,11 +23,11 @@ UpdateCounts count_rows(const SplicedRows& rows, LossPositions positions);
 
 // Coefficients of one micro-batch.
 struct LossWeights {
-  std::vector<float> logit;          // [T]
-  std::vector<float> layer;          // [T]
-  std::vector<float> segment;        // [B], for norms over whole samples
-  std::vector<float> ce;             // [T], empty without a label loss
-  std::vector<int32_t> targets;      // [T]
+  std::vector<float> logit;      // [T]
+  std::vector<float> layer;      // [T]
+  std::vector<float> segment;    // [B], for norms over whole samples
+  std::vector<float> ce;         // [T], empty without a label loss
+  std::vector<int32_t> targets;  // [T]
   bool logit_segment_norm = false;
   bool layer_segment_norm = false;
 };

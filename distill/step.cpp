@@ -26,8 +26,8 @@ TeacherOutput run_teacher(Context& ctx, const Models& models, const LossConfig& 
   TeacherOutput out;
   Var image_tokens;
   if (batch.n_images > 0) {
-    const Tensor images = Tensor::from_floats(
-        ctx, batch.images, {batch.n_images, 3, batch.image_size, batch.image_size}, models.dtype);
+    const Tensor images =
+        Tensor::from_floats(ctx, batch.images, {batch.n_images, 3, batch.image_size, batch.image_size}, models.dtype);
     out.features = run_vision(g, *teacher.vision, images).value();
     image_tokens = run_connector(g, teacher.connector, g.constant(out.features));
     out.image_tokens = image_tokens.value();
@@ -50,8 +50,8 @@ Var student_image_tokens(Graph& g, const Models& models, const MicroBatch& batch
   const Vlm& student = *models.student;
   Var features;
   if (models.vision_trained || teacher == nullptr) {
-    const Tensor images = Tensor::from_floats(
-        g.ctx(), batch.images, {batch.n_images, 3, batch.image_size, batch.image_size}, models.dtype);
+    const Tensor images = Tensor::from_floats(g.ctx(), batch.images,
+                                              {batch.n_images, 3, batch.image_size, batch.image_size}, models.dtype);
     features = run_vision(g, *student.vision, images);
   } else {
     features = g.constant(teacher->features);
@@ -189,8 +189,8 @@ LossTerms run_micro_batch(Context& ctx, const Models& models, const LossConfig& 
   terms.correct = head_counts[kCountCorrect];
   terms.correct_of = head_counts[kCountLabelRows];
   const bool has_logit = t != nullptr && loss.logit != LogitLossKind::none;
-  terms.total = (has_logit ? loss.logit_weight * terms.logit : 0.0) + loss.layer_weight * terms.layer +
-                loss.ce_weight * terms.ce;
+  terms.total =
+      (has_logit ? loss.logit_weight * terms.logit : 0.0) + loss.layer_weight * terms.layer + loss.ce_weight * terms.ce;
   return terms;
 }
 

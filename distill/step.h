@@ -22,13 +22,14 @@ struct MicroBatch {
 struct Models {
   const Vlm* teacher = nullptr;
   const Vlm* student = nullptr;
-  DType dtype = DType::f32;      // compute dtype
-  bool vision_trained = false;   // then the student has its own vision pass, in the graph
+  DType dtype = DType::f32;     // compute dtype
+  bool vision_trained = false;  // then the student has its own vision pass, in the graph
   bool recompute = false;
   int64_t max_length = 0;
 };
 
-// Loss terms of a micro-batch or an update, each without its weight; sums over ranks and micro-batches give the update's.
+// Loss terms of a micro-batch or an update, each without its weight; sums over ranks and micro-batches give the
+// update's.
 struct LossTerms {
   double total = 0;
   double logit = 0;

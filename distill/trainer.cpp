@@ -38,8 +38,8 @@ Trainer::Prepared Trainer::prepare(const std::vector<MicroBatch>& batches) {
 }
 
 LossTerms Trainer::sum_over_ranks(const LossTerms& own, size_t layers) {
-  std::vector<double> values = {own.total,    own.logit,    own.layer,   own.ce,
-                                own.agree,    own.agree_of, own.correct, own.correct_of};
+  std::vector<double> values = {own.total, own.logit,    own.layer,   own.ce,
+                                own.agree, own.agree_of, own.correct, own.correct_of};
   // A rank without rows has no entries of its own; the size must be the same everywhere.
   for (size_t i = 0; i < layers; ++i) values.push_back(i < own.layer_each.size() ? own.layer_each[i] : 0.0);
   setup_.host->all_reduce_sum(std::span<double>(values));
@@ -92,8 +92,8 @@ LossTerms Trainer::evaluate(const std::vector<MicroBatch>& batches) {
   LossTerms own;
   for (size_t i = 0; i < batches.size(); ++i) {
     if (batches[i].rows.image_of_row.empty()) continue;
-    own.add(run_micro_batch(*setup_.ctx, setup_.models, setup_.loss, batches[i], prepared.rows[i], prepared.counts,
-                            false));
+    own.add(
+        run_micro_batch(*setup_.ctx, setup_.models, setup_.loss, batches[i], prepared.rows[i], prepared.counts, false));
   }
   return sum_over_ranks(own, setup_.models.student->config.mamba.ssm_layers.size());
 }

@@ -26,13 +26,13 @@ struct BlockSpec {
 
 struct TextConfig {
   std::string model_type = "phi";
-  int64_t hidden = 0;    // D
+  int64_t hidden = 0;  // D
   int64_t layers = 0;
-  int64_t heads = 0;     // H
-  int64_t kv_heads = 0;  // K
-  int64_t head_dim = 0;  // P = N
-  int64_t mlp = 0;       // F
-  int64_t vocab = 0;     // V
+  int64_t heads = 0;        // H
+  int64_t kv_heads = 0;     // K
+  int64_t head_dim = 0;     // P = N
+  int64_t mlp = 0;          // F
+  int64_t vocab = 0;        // V
   int64_t rotary_dims = 0;  // even
   double rope_theta = 10000.0;
   double norm_eps = 1e-5;
@@ -50,7 +50,7 @@ struct VisionConfig {
   int64_t image_size = 0;
   int64_t patch_size = 0;
   double norm_eps = 1e-6;
-  int64_t feature_layer = -2;  // the feature is hidden_states[feature_layer], no final norm
+  int64_t feature_layer = -2;    // the feature is hidden_states[feature_layer], no final norm
   bool drop_first_patch = true;  // vision_feature_select_strategy `patch`; `cls_patch` keeps all
 
   int64_t blocks_used() const { return layers + 1 + feature_layer; }
@@ -76,8 +76,8 @@ struct ModelConfig {
   int64_t tokens_per_image() const { return vision ? vision->tokens() : 0; }
 };
 
-// From Hugging Face dictionaries. `vision` may be null (no vision tower). Error on an unsupported model type, activation
-// or option, or sizes that do not fit together, with file and key.
+// From Hugging Face dictionaries. `vision` may be null (no vision tower). Error on an unsupported model type,
+// activation or option, or sizes that do not fit together, with file and key.
 ModelConfig model_config_from_json(const Json& text, const Json& vision, const std::string& select_strategy);
 // DIR/config.json and, when it is there, DIR/mamba_config.json.
 ModelConfig read_model_config(const std::string& dir);

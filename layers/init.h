@@ -10,13 +10,13 @@
 
 namespace matvlm {
 
-// Values of one tensor of the mixer of `layer`. `attention` supplies the teacher's attention tensors; null: everything at
-// random. in_proj rows are z | x | B | C | dt; x <- W_v, B <- W_k, C <- W_q, out_proj <- W_dense.
+// Values of one tensor of the mixer of `layer`. `attention` supplies the teacher's attention tensors; null: everything
+// at random. in_proj rows are z | x | B | C | dt; x <- W_v, B <- W_k, C <- W_q, out_proj <- W_dense.
 std::vector<float> init_mamba_tensor(const ModelConfig& config, int64_t layer, const ModelTensor& tensor,
                                      const ValueSource* attention, uint64_t seed);
 
-// Values of any tensor of a transformer at random: normal with deviation 1/sqrt(fan in), projections that end a residual
-// branch divided by sqrt(2 * layers), norms 1, biases 0.
+// Values of any tensor of a transformer at random: normal with deviation 1/sqrt(fan in), projections that end a
+// residual branch divided by sqrt(2 * layers), norms 1, biases 0.
 std::vector<float> init_random_tensor(const ModelConfig& config, const ModelTensor& tensor, uint64_t seed);
 
 }  // namespace matvlm

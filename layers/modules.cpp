@@ -43,8 +43,8 @@ MambaMixer make_mamba(const ModelWeights& weights, const ModelConfig& config, co
   m.kv_heads = c.kv_heads;
   m.head_dim = c.head_dim;
   m.norm_eps = config.mamba.norm_eps;
-  m.in_proj = make_affine(weights, prefix + "in_proj", {2 * inner + 2 * group + c.heads, c.hidden},
-                          config.mamba.is_bias);
+  m.in_proj =
+      make_affine(weights, prefix + "in_proj", {2 * inner + 2 * group + c.heads, c.hidden}, config.mamba.is_bias);
   m.out_proj = make_affine(weights, prefix + "out_proj", {c.hidden, inner}, config.mamba.is_bias);
   m.conv_weight = weights.get(prefix + "conv1d.weight", {channels, 1, config.mamba.conv_width});
   m.conv_bias = weights.get(prefix + "conv1d.bias", {channels});

@@ -61,11 +61,10 @@ Var run_mixer(Graph& g, const Block& block, const Var& normed, const Pass& pass,
 
 // The parts of one block's forward that others want to see.
 struct BlockTrace {
-  Tensor normed;       // norm(h): the mixer's input
-  Tensor mixer;        // the mixer's output
+  Tensor normed;  // norm(h): the mixer's input
+  Tensor mixer;   // the mixer's output
 };
-Var run_block(Graph& g, const Block& block, const Var& h, const Pass& pass, int64_t layer,
-              BlockTrace* trace = nullptr);
+Var run_block(Graph& g, const Block& block, const Var& h, const Pass& pass, int64_t layer, BlockTrace* trace = nullptr);
 // The block's output when its mixer's output is already there.
 Var finish_block(Graph& g, const Block& block, const Var& h, const Var& normed, const Var& mixed);
 

@@ -37,7 +37,8 @@ DecodeState::DecodeState(Context& ctx, const ModelConfig& config, DType dtype, i
       length_(static_cast<size_t>(slots), 0),
       last_begin_(static_cast<size_t>(slots), 0),
       last_count_(static_cast<size_t>(slots), 0) {
-  check(slots > 0 && capacity > 0, "[decode] found ", slots, " slots of ", capacity, " tokens, expected positive sizes");
+  check(slots > 0 && capacity > 0, "[decode] found ", slots, " slots of ", capacity,
+        " tokens, expected positive sizes");
   const TextConfig& c = config.text;
   for (int64_t i = 0; i < c.layers; ++i) {
     LayerState& s = layers_[static_cast<size_t>(i)];
@@ -67,16 +68,15 @@ void DecodeState::reset(Context& ctx, int64_t slot) {
   }
 }
 
-void DecodeState::begin_pass(Context& ctx, const Seqlens& lens, const std::vector<int64_t>& slots,
-                             bool keep_states) {
+void DecodeState::begin_pass(Context& ctx, const Seqlens& lens, const std::vector<int64_t>& slots, bool keep_states) {
   check(static_cast<int64_t>(slots.size()) == lens.batch(), "[decode] found ", slots.size(), " slots for ",
         lens.batch(), " sequences");
   for (int64_t b = 0; b < lens.batch(); ++b) {
     const int64_t slot = slots[static_cast<size_t>(b)];
     check(slot >= 0 && slot < this->slots(), "[decode] slot ", slot, " of ", this->slots());
     check(std::count(slots.begin(), slots.end(), slot) == 1, "[decode] slot ", slot, " appears twice in one pass");
-    check(length(slot) + lens.length(b) <= capacity_, "[decode] slot ", slot, ": found ",
-          length(slot) + lens.length(b), " tokens, expected at most ", capacity_);
+    check(length(slot) + lens.length(b) <= capacity_, "[decode] slot ", slot, ": found ", length(slot) + lens.length(b),
+          " tokens, expected at most ", capacity_);
   }
   pass_slots_ = slots;
   pass_cu_ = lens.cu;

@@ -23,8 +23,8 @@ struct LayerState {
   Tensor ssm_before;
 };
 
-// What a model remembers of S sequences ("slots") while it decodes. A pass appends tokens to some slots; rollback() takes
-// back the last k tokens of a slot, as far as the last pass that kept its states reaches.
+// What a model remembers of S sequences ("slots") while it decodes. A pass appends tokens to some slots; rollback()
+// takes back the last k tokens of a slot, as far as the last pass that kept its states reaches.
 class DecodeState {
  public:
   // capacity: tokens a slot can hold, image tokens included.

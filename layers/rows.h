@@ -30,8 +30,8 @@ struct SplicedRows {
 };
 
 // patches: feature rows per image; drop_first: leave out the first of them. max_length: ids before the splice and the
-// whole row after it are cut to it; 0 = no cut. vocab: ids must be below it. Error for an id out of range, an image mark
-// without an image, an image without a mark, two marks in a row.
+// whole row after it are cut to it; 0 = no cut. vocab: ids must be below it. Error for an id out of range, an image
+// mark without an image, an image without a mark, two marks in a row.
 SplicedRows splice_rows(const TokenRows& rows, int64_t patches, bool drop_first, int64_t max_length, int64_t vocab);
 
 }  // namespace matvlm

@@ -93,8 +93,8 @@ std::vector<ModelTensor> model_tensors(const ModelConfig& config) {
     if (!c.block.parallel) add_norm(out, layer + "post_attention_layernorm", c.hidden, c.block.norm);
     add_mlp(out, c, layer);
   }
-  add_norm(out, c.block.norm == NormKind::layer_norm ? "language_model.model.final_layernorm"
-                                                     : "language_model.model.norm",
+  add_norm(out,
+           c.block.norm == NormKind::layer_norm ? "language_model.model.final_layernorm" : "language_model.model.norm",
            c.hidden, c.block.norm);
   if (!c.tied_head) add_affine(out, "language_model.lm_head", {c.vocab, c.hidden}, c.head_bias);
   return out;

@@ -81,8 +81,7 @@ Var run_blocks(Graph& g, const LanguageModel& model, const Var& input, const Pas
   for (size_t i = 0; i < model.blocks.size(); ++i) {
     const auto layer = static_cast<int64_t>(i);
     const Block& block = model.blocks[i];
-    const bool traced =
-        trace != nullptr && std::binary_search(trace->layers.begin(), trace->layers.end(), layer);
+    const bool traced = trace != nullptr && std::binary_search(trace->layers.begin(), trace->layers.end(), layer);
     if (traced && trace->keep_inputs) trace->inputs.push_back(h.value());
     BlockTrace parts;
     if (pass.recompute && g.recording() && !traced) {

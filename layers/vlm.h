@@ -43,11 +43,11 @@ Var run_embedding(Graph& g, const LanguageModel& model, const Var& image_tokens,
 
 // What a caller may want of a pass over the blocks.
 struct TextTrace {
-  std::vector<int64_t> layers;      // layers whose parts to keep, ascending
-  bool keep_inputs = false;         // also h before each of them (and the output after)
-  std::vector<BlockTrace> blocks;   // as `layers`
-  std::vector<Tensor> inputs;       // h before each of `layers`, when keep_inputs
-  std::vector<Tensor> outputs;      // h after each of `layers`, when keep_inputs
+  std::vector<int64_t> layers;            // layers whose parts to keep, ascending
+  bool keep_inputs = false;               // also h before each of them (and the output after)
+  std::vector<BlockTrace> blocks;         // as `layers`
+  std::vector<Tensor> inputs;             // h before each of `layers`, when keep_inputs
+  std::vector<Tensor> outputs;            // h after each of `layers`, when keep_inputs
   std::vector<Tensor>* hidden = nullptr;  // all hidden states: input of layer 0, output of each layer
 };
 // The blocks, without the final norm: hidden states [T, D]. With pass.state the states advance.

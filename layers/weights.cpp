@@ -78,7 +78,8 @@ ModelWeights make_weights(Context& ctx, const ModelConfig& config, DType dtype,
 
 ModelWeights load_frozen_weights(Context& ctx, const ModelConfig& config, const TensorSource& source, DType dtype) {
   check_source(config, source);
-  return make_weights(ctx, config, dtype, [](const std::string&) { return false; }, values_from(source));
+  return make_weights(
+      ctx, config, dtype, [](const std::string&) { return false; }, values_from(source));
 }
 
 }  // namespace matvlm

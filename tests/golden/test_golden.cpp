@@ -80,15 +80,15 @@ class GoldenStep {
   double expected(const std::string& name, size_t i = 0) { return golden_->expected.read_floats(name)[i]; }
 
   void expect_loss(const std::string& name, double found, size_t i = 0) {
-    EXPECT_LE(relative(found, expected(name, i)), bounds_.loss) << name << " found " << found << " expected "
-                                                                 << expected(name, i);
+    EXPECT_LE(relative(found, expected(name, i)), bounds_.loss)
+        << name << " found " << found << " expected " << expected(name, i);
   }
 
   void step_losses() {
     StepTrace trace;
     golden_->student_weights.store().zero_grad(ctx_);
-    const LossTerms terms = run_micro_batch(ctx_, models_, golden_->loss(), golden_->batch, rows_, counts_, true, {},
-                                            &trace);
+    const LossTerms terms =
+        run_micro_batch(ctx_, models_, golden_->loss(), golden_->batch, rows_, counts_, true, {}, &trace);
     expect_loss("loss.kl", terms.logit);
     expect_loss("loss.layer", terms.layer);
     expect_loss("loss.total", terms.total);

@@ -67,23 +67,19 @@ std::vector<std::string> golden_dirs() {
 }
 
 std::unique_ptr<GoldenCase> load_golden(Context& ctx, const std::string& dir, DType dtype) {
-  auto golden = std::make_unique<GoldenCase>(GoldenCase{dir,
-                                                        Json::read_file(dir + "/case.json"),
-                                                        TensorSource::open(dir + "/expected.safetensors"),
-                                                        {}, {}, {}, {}, {}, {}, {}, {}, {}, 0, 1.0, {}});
+  auto golden = std::make_unique<GoldenCase>(dir);
   read_switches(*golden);
   const Json settings = golden->json.at("case");
-  golden->teacher_config = model_config_from_json(golden->json.at("llm"), golden->json.at("vision"),
-                                                  settings.get("select", "cls_patch"));
+  golden->teacher_config =
+      model_config_from_json(golden->json.at("llm"), golden->json.at("vision"), settings.get("select", "cls_patch"));
   golden->student_config = student_config(golden->teacher_config, golden->student);
   const TensorSource teacher = TensorSource::open(dir + "/teacher.safetensors");
   golden->teacher_weights = load_frozen_weights(ctx, golden->teacher_config, teacher, dtype);
   const TensorSource start = TensorSource::open(dir + "/student_trainable.safetensors");
   // The file also holds a connector where it is not trained; the teacher's is used then.
   golden->student_weights = make_weights(
-      ctx, golden->student_config, dtype,
-      [&](const std::string& name) { return is_trained(golden->student, name); }, values_from(start),
-      &golden->teacher_weights);
+      ctx, golden->student_config, dtype, [&](const std::string& name) { return is_trained(golden->student, name); },
+      values_from(start), &golden->teacher_weights);
   golden->teacher_model = make_vlm(golden->teacher_weights, golden->teacher_config);
   golden->student_model = make_vlm(golden->student_weights, golden->student_config);
   std::vector<bool> no_image(golden->valid_lengths.size(), false);

@@ -13,6 +13,11 @@
 namespace matvlm::testing {
 
 struct GoldenCase {
+  explicit GoldenCase(const std::string& path)
+      : dir(path),
+        json(Json::read_file(path + "/case.json")),
+        expected(TensorSource::open(path + "/expected.safetensors")) {}
+
   std::string dir;
   Json json;
   TensorSource expected;

@@ -51,9 +51,7 @@ class Guarded {
  public:
   explicit Guarded(int64_t n) : n_(n), storage_(static_cast<size_t>(n + 2 * kGuard), nan()) {}
   T* data() { return storage_.data() + kGuard; }
-  std::vector<T> values() const {
-    return std::vector<T>(storage_.begin() + kGuard, storage_.begin() + kGuard + n_);
-  }
+  std::vector<T> values() const { return std::vector<T>(storage_.begin() + kGuard, storage_.begin() + kGuard + n_); }
   void check(const std::string& what) const {
     for (int64_t i = 0; i < kGuard; ++i) {
       ASSERT_TRUE(is_nan(storage_[static_cast<size_t>(i)])) << what << ": written before the start";
