@@ -7,6 +7,11 @@
 #include <string>
 #include <vector>
 
+#include "data/bpe_trainer.h"
+#include "data/emoji.h"
+#include "data/pack.h"
+#include "data/synthetic.h"
+
 namespace matvlm {
 
 class Process;  // launch/runtime.h: MPI, logging and signals of this process; alive for the whole command
@@ -70,38 +75,17 @@ struct ExportArgs {
   std::string precision = "f32";    // dtype of the written weights, f32 or bf16
 };
 
-// matvlm data emoji --out DIR
-struct DataEmojiArgs {
-  std::string out;
-  std::string language = "en";
-  int64_t image_size = 64;
-  int64_t seed = 0;
-};
-
-// matvlm data synthetic --out DIR
-struct DataSyntheticArgs {
-  std::string out;
-  int64_t samples = 256;
-  int64_t image_size = 64;
-  int64_t seed = 0;
-};
-
 // matvlm data tokenizer --data JSON... --out FILE
 struct DataTokenizerArgs {
   std::vector<std::string> data;  // LLaVA JSON files whose conversations are learnt from
   std::string out;                // tokenizer.json
-  int64_t vocab = 1024;           // entries, the 256 bytes and special tokens included
+  BpeTrainerOptions options;
 };
 
 // matvlm data pack --data JSON --images DIR --tokenizer FILE --out FILE
 struct DataPackArgs {
-  std::string data;
-  std::string images;
-  std::string tokenizer;
-  std::string out;
-  int64_t max_length = 1428;
-  int64_t tokens_per_image = 0;  // that max_length has to leave room for
-  bool pixels = false;           // store decoded pixels in place of the files' bytes
+  PackOptions options;
+  std::string tokenizer;  // tokenizer.json
 };
 
 // matvlm inspect FILE
@@ -120,8 +104,8 @@ int run_export(Process& process, const ExportArgs& args);
 int run_check(Process& process, const CheckArgs& args);
 
 // Data and files, one process without MPI.
-int run_data_emoji(const DataEmojiArgs& args);
-int run_data_synthetic(const DataSyntheticArgs& args);
+int run_data_emoji(const EmojiOptions& options);
+int run_data_synthetic(const SyntheticOptions& options);
 int run_data_tokenizer(const DataTokenizerArgs& args);
 int run_data_pack(const DataPackArgs& args);
 int run_inspect(const InspectArgs& args);

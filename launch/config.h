@@ -38,6 +38,7 @@ struct DataSection {
   int64_t max_length = 1428;
   ImageAspect image_aspect = ImageAspect::square;
   int64_t prefetch = 4;  // micro-batches made ahead
+  int64_t threads = 1;   // that make them, on each rank
 };
 
 struct BatchSection {

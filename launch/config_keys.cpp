@@ -145,8 +145,9 @@ void declare_data(KeyTable& t) {
         "positions of a sample after the image is spliced in; longer ones are cut");
   t.key("data.image_aspect", MEMBER(data.image_aspect),
         "pictures that are not square: stretched to a square, or padded to one with the mean colour");
-  t.key("data.prefetch", MEMBER(data.prefetch), at_least(1), "micro-batches made ahead by the loader's thread")
+  t.key("data.prefetch", MEMBER(data.prefetch), at_least(1), "micro-batches made ahead of the computation")
       .resume_may_change();
+  t.key("data.threads", MEMBER(data.threads), at_least(1), "threads of each rank that make them").resume_may_change();
   t.key("batch.size", MEMBER(batch.size), at_least(1), "samples of an update, over all ranks and micro-batches");
   t.key("batch.micro", MEMBER(batch.micro), at_least(1), "samples of one forward pass of one rank").resume_may_change();
 }

@@ -1,0 +1,96 @@
+// matvlm data ...: makes data sets, tokenizers and packs.
+#include <unistd.h>
+
+#include <cstdio>
+#include <filesystem>
+#include <iostream>
+
+#include "core/error.h"
+#include "core/json.h"
+#include "data/conversation.h"
+#include "launch/cli.h"
+#include "launch/commands.h"
+
+namespace matvlm {
+namespace {
+
+namespace fs = std::filesystem;
+
+void make_parent(const std::string& path) {
+  const fs::path parent = fs::path(path).parent_path();
+  std::error_code error;
+  if (!parent.empty()) fs::create_directories(parent, error);
+  check(!error, parent.string(), ": cannot create the folder: ", error.message());
+}
+
+// The texts of a conversation as the template writes them, so that the tokenizer learns the template's words as well.
+std::string conversation_text(const Json& conversations, const ConversationTemplate& form) {
+  std::string text = form.system;
+  for (int64_t i = 0; i < conversations.size(); ++i) {
+    const Json turn = conversations.at(i);
+    const std::string value = turn.at("value").as_string();
+    if (turn.at("from").as_string() == "gpt") {
+      text += form.assistant_prefix + " " + value + form.end_token;
+    } else {
+      text += form.user_prefix + without_image_mark(value) + form.user_suffix;
+    }
+  }
+  return text;
+}
+
+std::string pack_summary(const PackReport& report) {
+  std::string text = cat(report.samples, " samples (", report.text_only, " text only), ", report.images, " pictures, ",
+                         report.tokens, " tokens, ", report.counted_labels, " learnt from");
+  if (report.cut_samples > 0) text += cat(", ", report.cut_samples, " samples cut");
+  for (const auto& [reason, count] : report.skipped) text += cat("\nskipped ", count, ": ", reason);
+  for (const std::string& message : report.messages) text += "\n  " + message;
+  return text;
+}
+
+}  // namespace
+
+int run_data_emoji(const EmojiOptions& options) {
+  make_parent(options.out);
+  std::cout << make_emoji_dataset(options).text() << std::flush;
+  return kExitOk;
+}
+
+int run_data_synthetic(const SyntheticOptions& options) {
+  make_parent(options.out);
+  std::cout << make_synthetic_dataset(options).text() << std::flush;
+  return kExitOk;
+}
+
+int run_data_tokenizer(const DataTokenizerArgs& args) {
+  const ConversationTemplate& form = find_template("phi");
+  std::vector<std::string> texts;
+  for (const std::string& path : args.data) {
+    const Json samples = Json::read_file(path);
+    check(samples.is_array(), path, ": found no array, expected one of samples");
+    for (int64_t i = 0; i < samples.size(); ++i) {
+      texts.push_back(conversation_text(samples.at(i).at("conversations"), form));
+    }
+  }
+  check(!texts.empty(), args.data.front(), ": found no samples, expected some to learn from");
+  const Tokenizer tokenizer = train_bpe(texts, args.options);
+  make_parent(args.out);
+  tokenizer.save(args.out);
+  std::cout << args.out << ": " << tokenizer.vocab_size() << " tokens from " << texts.size() << " conversations\n";
+  return kExitOk;
+}
+
+int run_data_pack(const DataPackArgs& args) {
+  const Tokenizer tokenizer = Tokenizer::read_file(args.tokenizer);
+  make_parent(args.options.output);
+  const bool terminal = ::isatty(STDERR_FILENO) == 1;
+  const auto progress = [&](int64_t done, int64_t total) {
+    if (terminal && total > 0)
+      std::fprintf(stderr, "\rpacking %3.0f %%", 100.0 * static_cast<double>(done) / static_cast<double>(total));
+  };
+  const PackReport report = pack_dataset(args.options, tokenizer, progress);
+  if (terminal) std::fputs("\r\033[K", stderr);
+  std::cout << args.options.output << ": " << pack_summary(report) << "\n";
+  return kExitOk;
+}
+
+}  // namespace matvlm
