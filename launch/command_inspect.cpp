@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "core/safetensors.h"
 #include "core/tensor.h"
+#include "data/batch.h"
 #include "data/dataset.h"
 #include "launch/checkpoint.h"
 #include "launch/cli.h"
