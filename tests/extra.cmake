@@ -1,0 +1,24 @@
+# Tests that run under mpirun, and others that are no GoogleTest program.
+
+# As root (containers, CI) and with more ranks than cores Open MPI wants to be told; ranks must not be tied to one core
+# each, because they have threads.
+set(MATVLM_MPI_ENVIRONMENT
+  OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
+  OMPI_MCA_hwloc_base_binding_policy=none OMPI_MCA_btl_vader_single_copy_mechanism=none)
+
+# A test that runs `COMMAND` on RANKS ranks.
+function(matvlm_mpi_test name ranks)
+  add_test(NAME ${name} COMMAND ${MPIEXEC_EXECUTABLE} ${MPIEXEC_NUMPROC_FLAG} ${ranks} ${ARGN}
+    WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+  set_tests_properties(${name} PROPERTIES ENVIRONMENT "${MATVLM_MPI_ENVIRONMENT}" TIMEOUT 300 PROCESSORS 2)
+endfunction()
+
+add_executable(comm_mpi_main ${CMAKE_CURRENT_SOURCE_DIR}/dist/comm_mpi_main.cpp)
+target_link_libraries(comm_mpi_main PRIVATE matvlm_core)
+add_test(NAME dist.comm_mpi_1 COMMAND comm_mpi_main check)  # without mpirun
+set_tests_properties(dist.comm_mpi_1 PROPERTIES TIMEOUT 300)
+matvlm_mpi_test(dist.comm_mpi_2 2 $<TARGET_FILE:comm_mpi_main> check)
+matvlm_mpi_test(dist.comm_mpi_3 3 $<TARGET_FILE:comm_mpi_main> check)
+add_test(NAME dist.kill_rank
+  COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/dist/kill_rank.sh ${MPIEXEC_EXECUTABLE} $<TARGET_FILE:comm_mpi_main>)
+set_tests_properties(dist.kill_rank PROPERTIES ENVIRONMENT "${MATVLM_MPI_ENVIRONMENT}" TIMEOUT 300 PROCESSORS 2)
