@@ -100,6 +100,7 @@ Json state_json(const RunState& state) {
   Json json = Json::object();
   json.set("format_version", RunState::kFormatVersion).set("kind", state.kind);
   json.set("update", state.update).set("samples", state.samples);
+  json.set("epoch", state.epoch).set("cursor", state.cursor);
   json.set("seed", state.seed).set("ranks", state.ranks);
   json.set("evaluated", state.evaluated).set("best_score", state.best_score).set("best_update", state.best_update);
   return json.set("fingerprints", fingerprints);
@@ -113,6 +114,8 @@ RunState state_from(const Json& json) {
   state.kind = json.at("kind").as_string();
   state.update = json.at("update").as_int();
   state.samples = json.at("samples").as_int();
+  state.epoch = json.at("epoch").as_int();
+  state.cursor = json.at("cursor").as_int();
   state.seed = json.at("seed").as_int();
   state.ranks = json.at("ranks").as_int();
   state.evaluated = json.at("evaluated").as_bool();

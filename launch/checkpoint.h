@@ -25,6 +25,8 @@ struct RunState {
   std::string kind;     // "distill" or "teach"
   int64_t update = 0;   // updates done; AdamW's step count
   int64_t samples = 0;  // learnt from, over all ranks: the position in the schedule and in the sampler's order
+  int64_t epoch = 0;    // the same position as passes over the data ...
+  int64_t cursor = 0;   // ... and samples of the current pass
   int64_t seed = 0;
   int64_t ranks = 1;  // of the job that wrote it; another number may go on
   bool evaluated = false;

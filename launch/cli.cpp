@@ -2,9 +2,11 @@
 #include "launch/cli.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <iostream>
 #include <memory>
 
+#include "core/error.h"
 #include "launch/commands.h"
 #include "launch/config.h"
 #include "launch/version.h"
@@ -18,6 +20,28 @@ constexpr const char* kDescription =
     "Training runs under MPI, one rank a GPU or a few cores: mpirun -n 4 matvlm distill configs/demo.yaml\n"
     "Every key of a config is explained in configs/reference.yaml.";
 
+// Validators with messages as all of the program's: what was found, what was expected.
+CLI::Validator at_least(double min) {
+  return {[min](const std::string& text) {
+            double value = 0;
+            const bool ok = CLI::detail::lexical_cast(text, value) && value >= min;
+            return ok ? std::string() : cat("found '", text, "', expected a number of at least ", min);
+          },
+          ""};
+}
+
+CLI::Validator one_of(const std::vector<std::string>& names) {
+  return {[names](const std::string& text) {
+            if (std::find(names.begin(), names.end(), text) != names.end()) return std::string();
+            std::string list;
+            for (size_t i = 0; i < names.size(); ++i) {
+              list += (i == 0 ? "" : i + 1 == names.size() ? " or " : ", ") + names[i];
+            }
+            return cat("found '", text, "', expected ", list);
+          },
+          ""};
+}
+
 // Options that several subcommands share.
 void add_sets(CLI::App& app, std::vector<std::string>& sets) {
   app.add_option("--set", sets, "override a key of the config, e.g. --set optimizer.lr=1e-4; may be repeated")
@@ -30,10 +54,8 @@ void add_sets(CLI::App& app, std::vector<std::string>& sets) {
 }
 
 void add_device_and_precision(CLI::App& app, std::string& device, std::string& precision) {
-  app.add_option("--device", device, "where to compute")
-      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
-      ->capture_default_str();
-  app.add_option("--precision", precision, "of compute")->check(CLI::IsMember({"f32", "bf16"}))->capture_default_str();
+  app.add_option("--device", device, "where to compute")->check(one_of({"auto", "cpu", "cuda"}))->capture_default_str();
+  app.add_option("--precision", precision, "of compute")->check(one_of({"f32", "bf16"}))->capture_default_str();
 }
 
 class Parser {
@@ -41,7 +63,6 @@ class Parser {
   Parser() : app_(kDescription, "matvlm") {
     app_.set_version_flag("--version", std::string("matvlm ") + kVersion);
     app_.set_help_flag("-h,--help", "this text");
-    app_.require_subcommand(1);
     app_.failure_message([](const CLI::App*, const CLI::Error& error) {
       return std::string("matvlm: ") + error.what() + " (see matvlm --help)\n";
     });
@@ -53,7 +74,9 @@ class Parser {
 
   CommandLine parse(int argc, char** argv) {
     try {
-      app_.parse(argc, argv);
+      app_.parse(argc, argv);  // an unknown subcommand is reported by name here
+      if (app_.get_subcommands().empty()) throw CLI::RequiredError("a subcommand");
+      if (*data_ && data_->get_subcommands().empty()) throw CLI::RequiredError("a subcommand of data");
     } catch (const CLI::ParseError& error) {
       const bool asked = error.get_exit_code() == static_cast<int>(CLI::ExitCodes::Success);  // --help, --version
       app_.exit(error, std::cout, std::cerr);
@@ -107,7 +130,7 @@ class Parser {
     c.add_option("config", check->config, "YAML file")->type_name("CONFIG");
     add_sets(c, check->sets);
     c.add_option("--ranks", check->ranks, "ranks of the job that the estimate is for")
-        ->check(CLI::PositiveNumber)
+        ->check(at_least(1))
         ->capture_default_str();
     const auto reference = std::make_shared<bool>(false);
     c.add_flag("--reference", *reference, "print configs/reference.yaml: every key, its meaning and default");
@@ -131,16 +154,10 @@ class Parser {
     e.add_option("--model", eval->model, "exported folder, or a run (its best checkpoint)")->required();
     e.add_option("--data", eval->data, "pack")->required();
     e.add_option("--teacher", eval->teacher, "exported folder to compare answers with");
-    e.add_option("--samples", eval->samples, "samples to evaluate; 0 = all")
-        ->check(CLI::NonNegativeNumber)
-        ->capture_default_str();
-    e.add_option("--micro", eval->micro, "samples of one forward pass")
-        ->check(CLI::PositiveNumber)
-        ->capture_default_str();
-    e.add_option("--max-new-tokens", eval->max_new_tokens, "longest answer")
-        ->check(CLI::PositiveNumber)
-        ->capture_default_str();
-    e.add_option("--show", eval->show, "answers to print")->check(CLI::NonNegativeNumber)->capture_default_str();
+    e.add_option("--samples", eval->samples, "samples to evaluate; 0 = all")->check(at_least(0))->capture_default_str();
+    e.add_option("--micro", eval->micro, "samples of one forward pass")->check(at_least(1))->capture_default_str();
+    e.add_option("--max-new-tokens", eval->max_new_tokens, "longest answer")->check(at_least(1))->capture_default_str();
+    e.add_option("--show", eval->show, "answers to print")->check(at_least(0))->capture_default_str();
     e.add_option("--json", eval->json, "file for the results");
     add_device_and_precision(e, eval->device, eval->precision);
 
@@ -150,12 +167,12 @@ class Parser {
     g.add_option("--image", generate->image, "PNG or JPEG file; without it the question is about nothing but itself");
     g.add_option("--prompt", generate->prompt, "the question")->required();
     g.add_option("--max-new-tokens", generate->max_new_tokens, "longest answer")
-        ->check(CLI::PositiveNumber)
+        ->check(at_least(1))
         ->capture_default_str();
     g.add_option("--temperature", generate->temperature, "of sampling; 0 takes the likeliest token")
-        ->check(CLI::NonNegativeNumber)
+        ->check(at_least(0))
         ->capture_default_str();
-    g.add_option("--seed", generate->seed, "of sampling")->check(CLI::NonNegativeNumber)->capture_default_str();
+    g.add_option("--seed", generate->seed, "of sampling")->check(at_least(0))->capture_default_str();
     add_device_and_precision(g, generate->device, generate->precision);
 
     std::shared_ptr<ExportArgs> out;
@@ -164,13 +181,13 @@ class Parser {
     x.add_option("--out", out->out, "folder to write")->required();
     x.add_option("--checkpoint", out->checkpoint, "best, latest, or the number of an update")->capture_default_str();
     x.add_option("--precision", out->precision, "dtype of the weights")
-        ->check(CLI::IsMember({"f32", "bf16"}))
+        ->check(one_of({"f32", "bf16"}))
         ->capture_default_str();
   }
 
   void add_data() {
-    CLI::App& data = *app_.add_subcommand("data", "make and pack data sets");
-    data.require_subcommand(1);
+    data_ = app_.add_subcommand("data", "make and pack data sets: emoji, synthetic, tokenizer, pack");
+    CLI::App& data = *data_;
 
     std::shared_ptr<EmojiOptions> emoji;
     CLI::App& e = add(data, "emoji", "pictures of an emoji font with questions, from distribution packages", emoji,
@@ -178,15 +195,15 @@ class Parser {
     e.add_option("--out", emoji->out, "folder to make: images/, train.json, heldout.json")->required();
     e.add_option("--language", emoji->language, "of names and keywords, e.g. en or de")->capture_default_str();
     e.add_option("--image-size", emoji->image_size, "pixels of a side; 136 is the font's own")
-        ->check(CLI::PositiveNumber)
+        ->check(at_least(1))
         ->capture_default_str();
-    e.add_option("--seed", emoji->seed, "of the choice of held-out combinations and questions")->capture_default_str();
+    e.add_option("--seed", emoji->seed, "of the choice of held-out combinations and questions")
+        ->check(at_least(0))
+        ->capture_default_str();
     e.add_option("--held-out-percent", emoji->held_out_percent, "of the combinations of emoji and skin tones")
-        ->check(CLI::Range(0, 20))
+        ->check(at_least(0))
         ->capture_default_str();
-    e.add_option("--limit", emoji->limit, "only the first N emoji; 0 = all")
-        ->check(CLI::NonNegativeNumber)
-        ->capture_default_str();
+    e.add_option("--limit", emoji->limit, "only the first N emoji; 0 = all")->check(at_least(0))->capture_default_str();
     e.add_option("--font", emoji->font, "colour bitmap font (fonts-noto-color-emoji)")->capture_default_str();
     e.add_option("--emoji-test", emoji->emoji_test, "emoji-test.txt (unicode-data)")->capture_default_str();
     e.add_option("--cldr", emoji->cldr, "CLDR's common folder (unicode-cldr-core)")->capture_default_str();
@@ -196,12 +213,10 @@ class Parser {
         add(data, "synthetic", "generated pictures with questions; needs no package", synthetic, run_data_synthetic);
     s.add_option("--out", synthetic->out, "folder to make: images/, train.json, heldout.json")->required();
     s.add_option("--samples", synthetic->samples, "in train.json; heldout.json gets a quarter of it")
-        ->check(CLI::PositiveNumber)
+        ->check(at_least(1))
         ->capture_default_str();
-    s.add_option("--image-size", synthetic->image_size, "pixels of a side")
-        ->check(CLI::Range(16, 1024))
-        ->capture_default_str();
-    s.add_option("--seed", synthetic->seed, "of everything in it")->capture_default_str();
+    s.add_option("--image-size", synthetic->image_size, "pixels of a side")->check(at_least(1))->capture_default_str();
+    s.add_option("--seed", synthetic->seed, "of everything in it")->check(at_least(0))->capture_default_str();
     add_tokenizer(data);
     add_pack(data);
   }
@@ -213,10 +228,10 @@ class Parser {
     t.add_option("--data", args->data, "LLaVA JSON files")->required()->type_name("JSON ...");
     t.add_option("--out", args->out, "tokenizer.json to write")->required();
     t.add_option("--vocab", args->options.vocab_size, "entries, the 256 bytes and special tokens included")
-        ->check(CLI::PositiveNumber)
+        ->check(at_least(1))
         ->capture_default_str();
     t.add_option("--min-count", args->options.min_count, "pairs that are rarer are not merged")
-        ->check(CLI::PositiveNumber)
+        ->check(at_least(1))
         ->capture_default_str();
   }
 
@@ -232,10 +247,10 @@ class Parser {
     p.add_option("--template", options.template_name, "of the conversations")->capture_default_str();
     p.add_option("--max-length", options.max_length,
                  "positions of a sample, the picture's included; longer ones are cut")
-        ->check(CLI::PositiveNumber)
+        ->check(at_least(1))
         ->capture_default_str();
     p.add_option("--tokens-per-image", options.tokens_per_image, "positions that the model's vision tower gives")
-        ->check(CLI::NonNegativeNumber)
+        ->check(at_least(0))
         ->capture_default_str();
     p.add_flag("--skip-bad", options.skip_bad,
                "leave bad samples out and count them, instead of stopping at the first");
@@ -251,6 +266,7 @@ class Parser {
   }
 
   CLI::App app_;
+  CLI::App* data_ = nullptr;
   CommandLine result_;
 };
 

@@ -66,6 +66,8 @@ RunState state_at(int64_t update) {
   state.kind = "distill";
   state.update = update;
   state.samples = 64 * update;
+  state.epoch = 2;
+  state.cursor = 17;
   state.seed = 5;
   state.ranks = 3;
   state.fingerprints = {{"data.train", "0123"}, {"teacher", "\"quoted\""}};
