@@ -1,5 +1,5 @@
-// The source tree keeps its rules: include directions between the rooms, third-party headers in no header of ours and in
-// few files, CUDA headers in CUDA files, files of at most 500 lines, and a comment at the top of every header.
+// The source tree keeps its rules: include directions between the rooms, third-party headers in no header of ours and
+// in few files, CUDA headers in CUDA files, files of at most 500 lines, and a comment at the top of every header.
 #include <gtest/gtest.h>
 
 #include <algorithm>
