@@ -121,9 +121,10 @@ struct AttentionResult {
   std::vector<T> out, dq, dk, dv;
 };
 
-// Forward and backward through the raw CPU ops; every output and scratch between guard bands.
+// Forward and backward through the raw CPU ops; every output and scratch between guard bands. bf16_output: the output
+// is rounded to bf16 before backward reads it, as where it is saved in that type.
 template <class T>
-AttentionResult<T> raw_gradients(const AttentionCase& c, const AttentionValues& values) {
+AttentionResult<T> raw_gradients(const AttentionCase& c, const AttentionValues& values, bool bf16_output = false) {
   const std::vector<int64_t> cu = c.cu();
   const auto q = convert<T>(values.q);
   const auto k = convert<T>(values.k);
@@ -147,6 +148,10 @@ AttentionResult<T> raw_gradients(const AttentionCase& c, const AttentionValues& 
   std::vector<T> scratch(static_cast<size_t>(attention_scratch_cpu(a.forward.ranges, 2, threads)),
                          T(std::numeric_limits<double>::quiet_NaN()));
   attention_forward_cpu(a.forward, scratch.data(), threads);
+  if (bf16_output) {
+    const std::vector<double> rounded = round_bf16(convert<double>(out.values()));
+    for (size_t i = 0; i < rounded.size(); ++i) out.data()[i] = static_cast<T>(rounded[i]);
+  }
   std::fill(scratch.begin(), scratch.end(), T(std::numeric_limits<double>::quiet_NaN()));
   attention_backward_cpu(a, scratch.data(), threads);
   out.check(c.name + " out");
