@@ -179,7 +179,8 @@ class Parser {
     CLI::App& x = add(app_, "export", "write a run's model as a Hugging Face style folder", out, run_export);
     x.add_option("run", out->run, "directory of the run")->required()->type_name("RUN");
     x.add_option("--out", out->out, "folder to write")->required();
-    x.add_option("--checkpoint", out->checkpoint, "best, latest, or the number of an update")->capture_default_str();
+    x.add_option("--checkpoint", out->checkpoint, "best, latest, start, or the number of an update")
+        ->capture_default_str();
     x.add_option("--precision", out->precision, "dtype of the weights")
         ->check(one_of({"f32", "bf16"}))
         ->capture_default_str();

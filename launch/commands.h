@@ -71,8 +71,9 @@ struct GenerateArgs {
 struct ExportArgs {
   std::string run;
   std::string out;
-  std::string checkpoint = "best";  // best, latest, or the number of an update; best is latest where none was evaluated
-  std::string precision = "f32";    // dtype of the written weights, f32 or bf16
+  std::string checkpoint =
+      "best";                     // best, latest, start, or an update's number; best is latest where none was evaluated
+  std::string precision = "f32";  // dtype of the written weights, f32 or bf16
 };
 
 // matvlm data tokenizer --data JSON... --out FILE
