@@ -321,7 +321,7 @@ template <class E>
 void run_sweep(Context& ctx, const SsdArgs<E, float>& a, SweepScratch& scratch, int64_t tiles) {
   const int64_t items = a.batch * a.shape.heads * tiles;
   // Enough blocks to fill the device; more would only widen the replay buffer.
-  const int64_t blocks = std::min<int64_t>(items, 4 * ctx.cuda()->multiprocessors());
+  const int64_t blocks = std::min<int64_t>(items, 8 * ctx.cuda()->multiprocessors());
   with_columns(a.shape.state, [&](auto columns) {
     const Tensor replay = Tensor::empty(ctx, {blocks, kStage, columns() * kThreads}, DType::f32);
     scratch.replay = replay.data<float>();
