@@ -116,31 +116,40 @@ struct GemmPlans {
   std::map<Key, Plan> plans;
 };
 
-void gemm_cuda(Context& ctx, const GemmArgs& args) {
-  if (args.k == 0) {
-    scale_add_bias_cuda(ctx, args.m, args.n, args.beta, args.bias, args.c, args.ldc, args.output);
-    return;
-  }
-  CudaContext& cuda = *ctx.cuda();
+namespace {
+
+const Plan& find_plan(CudaContext& cuda, const GemmArgs& args) {
   if (cuda.gemm_plans == nullptr) cuda.gemm_plans = std::make_shared<GemmPlans>();
   const GemmPlans::Key key = {{args.m, args.n, args.k, args.lda, args.ldb, args.ldc},
                               {alignment(args.a), alignment(args.b), alignment(args.c), alignment(args.bias)},
                               {args.transpose_a, args.transpose_b, args.bias != nullptr, cuda.allow_tf32},
                               args.input,
                               args.output};
-  auto found = cuda.gemm_plans->plans.find(key);
-  if (found == cuda.gemm_plans->plans.end()) {
-    found = cuda.gemm_plans->plans.emplace(key, make_plan(cuda, args)).first;
-  }
-  const Plan& plan = found->second;
-  if (!plan.found && args.bias != nullptr) {
-    // No kernel with this epilogue for these alignments: product and bias apart.
-    GemmArgs product = args;
-    product.bias = nullptr;
-    gemm_cuda(ctx, product);
-    scale_add_bias_cuda(ctx, args.m, args.n, 1.0F, args.bias, args.c, args.ldc, args.output);
+  std::map<GemmPlans::Key, Plan>& plans = cuda.gemm_plans->plans;
+  const auto found = plans.find(key);
+  return found != plans.end() ? found->second : plans.emplace(key, make_plan(cuda, args)).first->second;
+}
+
+// C starts as the bias and the product is added: for what cuBLASLt's bias epilogue does not take. Rounded once, too.
+void bias_then_product(Context& ctx, GemmArgs args) {
+  scale_add_bias_cuda(ctx, args.m, args.n, 0.0F, args.bias, args.c, args.ldc, args.output);
+  args.bias = nullptr;
+  args.beta = 1.0F;
+  gemm_cuda(ctx, args);
+}
+
+}  // namespace
+
+void gemm_cuda(Context& ctx, const GemmArgs& args) {
+  if (args.k == 0) {
+    scale_add_bias_cuda(ctx, args.m, args.n, args.beta, args.bias, args.c, args.ldc, args.output);
     return;
   }
+  // The heuristic has no say on the bias's alignment, and its kernels may load it in wide pieces.
+  if (args.bias != nullptr && alignment(args.bias) < 16) return bias_then_product(ctx, args);
+  CudaContext& cuda = *ctx.cuda();
+  const Plan& plan = find_plan(cuda, args);
+  if (!plan.found && args.bias != nullptr) return bias_then_product(ctx, args);
   check(plan.found, "[gemm] cuBLASLt has no algorithm for m ", args.m, " n ", args.n, " k ", args.k, " strides ",
         args.lda, " ", args.ldb, " ", args.ldc, " ", dtype_name(args.input), " -> ", dtype_name(args.output));
   if (args.bias != nullptr) {
