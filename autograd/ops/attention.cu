@@ -63,7 +63,7 @@ struct OnlineSoftmax {
 };
 
 template <class T, int kChunks>
-__global__ void __launch_bounds__(kThreads) forward_kernel(AttentionForwardArgs<T, float> a) {
+__global__ void __launch_bounds__(kThreads, 2) forward_kernel(AttentionForwardArgs<T, float> a) {
   extern __shared__ float4 shared_memory[];
   const Sequence sequence(a.ranges, a.shape.causal);
   // Causal rows grow with the query, and blocks start in order: the long ones first.

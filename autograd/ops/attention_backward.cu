@@ -34,7 +34,7 @@ __global__ void __launch_bounds__(kThreads) delta_kernel(AttentionBackwardArgs<T
 }
 
 template <class T, int kChunks>
-__global__ void __launch_bounds__(kThreads) dq_kernel(AttentionBackwardArgs<T, float> a) {
+__global__ void __launch_bounds__(kThreads, 2) dq_kernel(AttentionBackwardArgs<T, float> a) {
   extern __shared__ float4 shared_memory[];
   const AttentionForwardArgs<T, float>& f = a.forward;
   const Sequence sequence(f.ranges, f.shape.causal);
@@ -95,7 +95,7 @@ __global__ void __launch_bounds__(kThreads) dq_kernel(AttentionBackwardArgs<T, f
 
 // dk and dv of 64 keys of one key head.
 template <class T, int kChunks>
-__global__ void __launch_bounds__(kThreads) dkv_kernel(AttentionBackwardArgs<T, float> a) {
+__global__ void __launch_bounds__(kThreads, 2) dkv_kernel(AttentionBackwardArgs<T, float> a) {
   extern __shared__ float4 shared_memory[];
   const AttentionForwardArgs<T, float>& f = a.forward;
   const Sequence sequence(f.ranges, f.shape.causal);
