@@ -30,7 +30,7 @@ YamlNode convert(const YAML::Node& node, const std::string& source, int depth) {
     case YAML::NodeType::Map:
       out.kind = YamlNode::Kind::map;
       for (const auto& entry : node) {
-        out.entries.emplace_back(convert(entry.first, source, depth + 1), convert(entry.second, source, depth + 1));
+        out.entries.push_back({convert(entry.first, source, depth + 1), convert(entry.second, source, depth + 1)});
       }
       break;
     case YAML::NodeType::Null:

@@ -4,10 +4,11 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 namespace matvlm {
+
+struct YamlEntry;
 
 struct YamlNode {
   enum class Kind { null, scalar, list, map };
@@ -16,10 +17,15 @@ struct YamlNode {
   bool quoted = false;  // a scalar in quotes is a text, whatever it looks like
   int64_t line = 0;     // from 1
   std::vector<YamlNode> items;
-  std::vector<std::pair<YamlNode, YamlNode>> entries;  // key, value; in file order, duplicates kept
+  std::vector<YamlEntry> entries;  // of a map; in file order, duplicates kept
 
   // For messages: "nothing", "'abc'", "a list", "a section".
   std::string describe() const;
+};
+
+struct YamlEntry {
+  YamlNode key;
+  YamlNode value;
 };
 
 // Error "source:line: ..." for text that is no YAML, for several documents and for nesting deeper than 32.
