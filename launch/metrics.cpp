@@ -9,6 +9,8 @@
 #include <cerrno>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
+#include <string_view>
 #include <system_error>
 
 #include "core/error.h"
@@ -19,6 +21,12 @@ namespace matvlm {
 namespace {
 
 constexpr int64_t kBarWidth = 40;
+
+// mpirun gives its ranks a pipe for stderr; the scripts of launch/ then say whether its other end is a terminal.
+bool stderr_is_terminal() {
+  const char* told = std::getenv("MATVLM_TERMINAL");
+  return ::isatty(STDERR_FILENO) == 1 || (told != nullptr && std::string_view(told) == "1");
+}
 
 std::string reason() { return std::generic_category().message(errno); }
 
@@ -80,7 +88,7 @@ std::string progress_bar(double fraction, int64_t width) {
 }
 
 MetricsLog::MetricsLog(const std::string& path, int64_t last_step, int64_t total_samples)
-    : path_(path), total_samples_(total_samples), terminal_(::isatty(STDERR_FILENO) == 1) {
+    : path_(path), total_samples_(total_samples), terminal_(stderr_is_terminal()) {
   struct stat status {};
   const bool exists = ::stat(path.c_str(), &status) == 0;
   const int64_t keep = exists ? bytes_to_keep(path, read_file(path), last_step) : 0;

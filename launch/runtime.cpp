@@ -60,7 +60,14 @@ void Process::log_to(const std::string& file) const {
 }
 
 int Process::report_failure(const std::string& message) const {
-  if (rank() != 0) std::this_thread::sleep_for(std::chrono::seconds(1));
+  if (rank() != 0) {
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(3);
+    while (std::chrono::steady_clock::now() < deadline) {
+      // mpirun tells us, by default after a second, that the job is being ended.
+      if (stop_requested()) std::_Exit(1);
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+  }
   log_error(message);
   if (size() > 1) mpi_->abort(1);
   return 1;

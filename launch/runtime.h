@@ -32,7 +32,7 @@ class Process {
   void log_to(const std::string& file) const;
 
   // Logs a failure as one line and ends the job: with several ranks by MPI_Abort, which does not return. Other ranks
-  // than 0 wait a second first, because when all fail for the same reason one line is enough: rank 0 ends them
+  // than 0 wait some seconds first, because when all fail for the same reason one line is enough: rank 0 ends them
   // meanwhile. Returns the exit code for main.
   int report_failure(const std::string& message) const;
 
