@@ -14,9 +14,10 @@ namespace matvlm {
 // Floats are summed in blocks, vectorised, and the blocks in double: V is up to 51200 and more.
 inline constexpr int64_t kSumBlock = 512;
 
-// Sum of f(v) over v in [0, n); f may write element v of an array.
+// Sum of f(v) over v in [0, n). These functions and those they call hold pointers and numbers by value: through
+// references the compiler would load them for every element, and not vectorise.
 template <class S, class F>
-LossOf<S> sum_over(int64_t n, const F& f) {
+LossOf<S> sum_over(int64_t n, F f) {
   LossOf<S> total(0);
   for (int64_t begin = 0; begin < n; begin += kSumBlock) {
     const int64_t end = std::min(n, begin + kSumBlock);
@@ -33,7 +34,7 @@ LossOf<S> sum_over(int64_t n, const F& f) {
 }
 
 template <class S, class F>
-void for_each_logit(int64_t n, const F& f) {
+void for_each_logit(int64_t n, F f) {
   if constexpr (std::is_same_v<S, float>) {
 #pragma omp simd
     for (int64_t v = 0; v < n; ++v) f(v);
@@ -83,7 +84,10 @@ struct LogitRow {
     max = S(real_part(x[argmax]));
   }
   LossOf<S> log_sum_exp(S inverse_temperature) const {
-    return scalar_log(sum_over<S>(n, [&](int64_t v) { return row_exp((x[v] - max) * inverse_temperature); }));
+    const auto e = [x = x, max = max, inverse_temperature](int64_t v) {
+      return row_exp((x[v] - max) * inverse_temperature);
+    };
+    return scalar_log(sum_over<S>(n, e));
   }
 };
 
@@ -95,28 +99,33 @@ LossOf<S> distribution_loss(LogitKind kind, const LogitRow<S>& s, const LogitRow
   const S inverse = S(1.0 / temperature);
   const LossOf<S> log_sum_s = s.log_sum_exp(inverse);
   const LossOf<S> log_sum_t = t.log_sum_exp(inverse);
-  const S ls = S(log_sum_s);
-  const S lt = S(log_sum_t);
   const S shift = S(log_sum_s - log_sum_t);
-  const auto q = [&](int64_t v) { return row_exp((s.x[v] - s.max) * inverse - ls); };
-  const auto p = [&](int64_t v) { return row_exp((t.x[v] - t.max) * inverse - lt); };
-  const auto d = [&](int64_t v) { return ((s.x[v] - s.max) - (t.x[v] - t.max)) * inverse - shift; };
+  const auto log_of = [inverse](const S* x, S max, S log_sum) {
+    return [=](int64_t v) { return (x[v] - max) * inverse - log_sum; };
+  };
+  const auto log_q = log_of(s.x, s.max, S(log_sum_s));
+  const auto log_p = log_of(t.x, t.max, S(log_sum_t));
+  const auto q = [=](int64_t v) { return row_exp(log_q(v)); };
+  const auto p = [=](int64_t v) { return row_exp(log_p(v)); };
+  const auto d = [=, sx = s.x, tx = t.x, s_max = s.max, t_max = t.max](int64_t v) {
+    return ((sx[v] - s_max) - (tx[v] - t_max)) * inverse - shift;
+  };
   const LossOf<S> tau2(temperature * temperature);
   const S c = S(coefficient * temperature);
   LossOf<S> loss(0);
   if (kind == LogitKind::kl) {
-    loss = sum_over<S>(s.n, [&](int64_t v) { return kl_element(p(v), q(v), d(v)); });
-    if (want_grad) write([&](int64_t v) { return c * (q(v) - p(v)); });
+    loss = sum_over<S>(s.n, [=](int64_t v) { return kl_element(p(v), q(v), d(v)); });
+    if (want_grad) write([=](int64_t v) { return c * (q(v) - p(v)); });
   } else if (kind == LogitKind::reverse_kl) {
-    loss = sum_over<S>(s.n, [&](int64_t v) { return kl_element(q(v), p(v), -d(v)); });
+    loss = sum_over<S>(s.n, [=](int64_t v) { return kl_element(q(v), p(v), -d(v)); });
     const S mean = S(loss);  // sum of q (log q - log p)
-    if (want_grad) write([&](int64_t v) { return c * q(v) * (d(v) - mean); });
+    if (want_grad) write([=](int64_t v) { return c * q(v) * (d(v) - mean); });
   } else {
-    loss = sum_over<S>(s.n, [&](int64_t v) { return jsd_element(p(v), q(v), d(v)); });
+    loss = sum_over<S>(s.n, [=](int64_t v) { return jsd_element(p(v), q(v), d(v)); });
     if (want_grad) {
-      const S mean = S(sum_over<S>(s.n, [&](int64_t v) { return q(v) * log_over_mean(d(v)); }));
+      const S mean = S(sum_over<S>(s.n, [=](int64_t v) { return q(v) * log_over_mean(d(v)); }));
       const S half = S(0.5) * c;
-      write([&](int64_t v) { return half * q(v) * (log_over_mean(d(v)) - mean); });
+      write([=](int64_t v) { return half * q(v) * (log_over_mean(d(v)) - mean); });
     }
   }
   return tau2 * loss;
@@ -125,14 +134,14 @@ LossOf<S> distribution_loss(LogitKind kind, const LogitRow<S>& s, const LogitRow
 template <class S, class Write>
 LossOf<S> euclidean_loss(bool segment_norm, const S* s, const S* t, int64_t n, double coefficient, bool want_grad,
                          const Write& write) {
-  const LossOf<S> squares = sum_over<S>(n, [&](int64_t v) { return (s[v] - t[v]) * (s[v] - t[v]); });
+  const LossOf<S> squares = sum_over<S>(n, [=](int64_t v) { return (s[v] - t[v]) * (s[v] - t[v]); });
   const bool zero = real_part(squares) == 0;
   const LossOf<S> norm = zero ? LossOf<S>(0) : scalar_sqrt(squares);
   if (want_grad) {
     LossOf<S> factor(coefficient);
     if (!segment_norm) factor = zero ? LossOf<S>(0) : factor / norm;
     const S c = S(factor);
-    write([&](int64_t v) { return c * (s[v] - t[v]); });
+    write([=](int64_t v) { return c * (s[v] - t[v]); });
   }
   return segment_norm ? squares : norm;
 }
@@ -158,11 +167,11 @@ void head_row_cpu(const HeadRows<S>& a, int64_t r) {
 
   const S c = S(softmax_coefficient);
   const S l = S(log_sum);
-  const auto write = [&](const auto& base) {
+  const auto write = [=, x = s.x, max = s.max, n = a.vocab](auto base) {
     if (softmax_coefficient == 0) {
-      for_each_logit<S>(a.vocab, [&](int64_t v) { grad[v] = base(v); });
+      for_each_logit<S>(n, [=](int64_t v) { grad[v] = base(v); });
     } else {
-      for_each_logit<S>(a.vocab, [&](int64_t v) { grad[v] = base(v) + c * row_exp((s.x[v] - s.max) - l); });
+      for_each_logit<S>(n, [=](int64_t v) { grad[v] = base(v) + c * row_exp((x[v] - max) - l); });
     }
   };
   LossOf<S> logit_loss(0);
