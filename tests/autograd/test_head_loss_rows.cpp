@@ -224,6 +224,34 @@ TEST(HeadRows, SegmentNormGivesSquaresAndMultiplesOfTheDifference) {
   }
 }
 
+// The float functions against their plain formulas in double. Near d = 0 they are series and as good as float; beyond,
+// a difference of numbers up to ten times as large.
+TEST(HeadRows, FloatFunctions) {
+  for (int i = -8700; i <= 0; ++i) {
+    const float x = 0.01F * static_cast<float>(i) + 0.003F;
+    const double exact = std::exp(static_cast<double>(x));
+    EXPECT_NEAR(row_exp(x), exact, 2e-7 * exact) << x;
+    const float e = row_exp(x * 0.01F);
+    const double log_half = std::log((1.0 + e) / 2.0);
+    EXPECT_NEAR(log_half_plus(e), log_half, 4e-7 * std::abs(log_half)) << e;
+  }
+  EXPECT_EQ(row_exp(0.0F), 1.0F);
+  EXPECT_EQ(row_exp(-1e30F), 0.0F);
+  EXPECT_EQ(log_half_plus(1.0F), 0.0F);
+  for (int i = -2000; i <= 2000; ++i) {
+    const float d = 0.01F * static_cast<float>(i) + 0.0037F;
+    const double p = 0.125;
+    const double q = p * std::exp(static_cast<double>(d));
+    const double kl = p * (std::expm1(static_cast<double>(d)) - d);
+    EXPECT_NEAR(kl_element(0.125F, static_cast<float>(q), d), kl, (std::abs(d) < 0.49 ? 3e-7 : 3e-6) * kl) << d;
+    const double a = std::abs(d) / 2.0;
+    const double jsd = (p + q) / 2 * (a * std::tanh(a) - std::log(std::cosh(a)));
+    EXPECT_NEAR(jsd_element(0.125F, static_cast<float>(q), d), jsd, (a < 0.29 ? 4e-7 : 4e-6) * jsd) << d;
+    const double over_mean = -std::log((1 + std::exp(-static_cast<double>(d))) / 2);
+    EXPECT_NEAR(log_over_mean(d), over_mean, 3e-7 * (1 + std::abs(over_mean))) << d;
+  }
+}
+
 // Float against double on the same values. `distance`: of the student from the teacher.
 void compare_float_rows(const RowCase& c, double scale, double distance, double loss_bound, double grad_bound) {
   const auto base = random_values("base", c.rows * c.vocab, scale);
