@@ -1,5 +1,5 @@
-// Parameters and weights. A Weight is what layers hold and ops read: a tensor in compute dtype, plus the Parameter behind
-// it when it is trained. Frozen weights have no Parameter and may be shared between teacher and student.
+// Parameters and weights. A Weight is what layers hold and ops read: a tensor in compute dtype, plus the Parameter
+// behind it when it is trained. Frozen weights have no Parameter and may be shared between teacher and student.
 // Parameters live in one arena per kind (float32 master, compute copy, gradient, first and second moment), so that one
 // walk serves the all-reduce, one launch serves AdamW and checkpoints are keyed by name.
 #pragma once
@@ -17,8 +17,8 @@ namespace matvlm {
 struct Parameter {
   std::string name;
   Shape shape;
-  bool decay = false;        // weight decay applies: not 1-d and not a bias
-  int64_t offset = 0;        // first element in the arenas
+  bool decay = false;  // weight decay applies: not 1-d and not a bias
+  int64_t offset = 0;  // first element in the arenas
   int64_t numel = 0;
   Tensor master;             // f32, view of the arena
   Tensor value;              // compute dtype; is `master` itself when that is f32

@@ -70,8 +70,8 @@ struct bf16 {
   MATVLM_HOST_DEVICE explicit bf16(float x) {
     const auto u = std::bit_cast<uint32_t>(x);
     const bool nan = (u & 0x7fffffffU) > 0x7f800000U;
-    bits = nan ? static_cast<uint16_t>((u >> 16) | 0x40U)
-               : static_cast<uint16_t>((u + 0x7fffU + ((u >> 16) & 1U)) >> 16);
+    bits =
+        nan ? static_cast<uint16_t>((u >> 16) | 0x40U) : static_cast<uint16_t>((u + 0x7fffU + ((u >> 16) & 1U)) >> 16);
   }
   MATVLM_HOST_DEVICE explicit operator float() const { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
 };

@@ -86,7 +86,7 @@ UpdateReport Trainer::update(const std::vector<MicroBatch>& batches, int64_t num
   return report;
 }
 
-LossTerms Trainer::evaluate(const std::vector<MicroBatch>& batches) {
+Trainer::Evaluation Trainer::evaluate(const std::vector<MicroBatch>& batches) {
   const Prepared prepared = prepare(batches);
   check(prepared.counts.samples > 0, "evaluation: no samples on any rank");
   LossTerms own;
@@ -95,7 +95,7 @@ LossTerms Trainer::evaluate(const std::vector<MicroBatch>& batches) {
     own.add(
         run_micro_batch(*setup_.ctx, setup_.models, setup_.loss, batches[i], prepared.rows[i], prepared.counts, false));
   }
-  return sum_over_ranks(own, setup_.models.student->config.mamba.ssm_layers.size());
+  return {sum_over_ranks(own, setup_.models.student->config.mamba.ssm_layers.size()), prepared.counts};
 }
 
 }  // namespace matvlm

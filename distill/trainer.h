@@ -41,9 +41,12 @@ class Trainer {
   // not finite.
   UpdateReport update(const std::vector<MicroBatch>& batches, int64_t number, int64_t samples_before);
 
-  // Loss terms over this and the other ranks' batches, forward only; the denominators are those of all of them
-  // together.
-  LossTerms evaluate(const std::vector<MicroBatch>& batches);
+  // Loss terms over this and the other ranks' batches, forward only; the denominators are those of all of them together.
+  struct Evaluation {
+    LossTerms terms;
+    UpdateCounts counts;
+  };
+  Evaluation evaluate(const std::vector<MicroBatch>& batches);
 
  private:
   struct Prepared {

@@ -32,7 +32,7 @@ struct RowBuilder {
     int64_t marks = 0;
     for (int64_t i = begin; i < end; ++i) {
       const int32_t id = rows.ids[static_cast<size_t>(i)];
-      if (id == kImageMark) {
+      if (id == kImageId) {
         check(++marks == 1, "[splice] row ", row, " has more than one image mark");
         push_image(row);
         continue;
@@ -75,7 +75,7 @@ SplicedRows splice_rows(const TokenRows& rows, int64_t patches, bool drop_first,
     const int64_t begin = rows.cu[b];
     int64_t end = rows.cu[b + 1];
     const auto first = rows.ids.begin() + begin;
-    const bool marked = std::find(first, rows.ids.begin() + end, kImageMark) != rows.ids.begin() + end;
+    const bool marked = std::find(first, rows.ids.begin() + end, kImageId) != rows.ids.begin() + end;
     check(marked || rows.image_of_row[b] < 0, "[splice] row ", row, " has an image but no image mark");
     if (max_length > 0) end = std::min(end, begin + max_length);
     builder.push_row(row, begin, end);

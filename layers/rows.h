@@ -7,7 +7,7 @@
 
 namespace matvlm {
 
-inline constexpr int32_t kImageMark = -200;
+inline constexpr int32_t kImageId = -200;
 inline constexpr int32_t kNoLabel = -100;
 
 // B packed rows of ids. As data/batch.h, seen from the model's side.

@@ -1,0 +1,46 @@
+// Models on the disk in the Hugging Face layout: config.json, mamba_config.json, *.safetensors, tokenizer.json.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "data/image.h"
+#include "data/tokenizer.h"
+#include "launch/config.h"
+#include "layers/vlm.h"
+
+namespace matvlm {
+
+// A model that can be run. weights outlive vlm, which holds handles into them.
+struct LoadedModel {
+  ModelConfig config;
+  ModelWeights weights;
+  Vlm vlm;
+  std::string folder;  // that holds tokenizer.json
+};
+
+// DIR with config.json, all weights frozen in `dtype`.
+LoadedModel load_model_folder(Context& ctx, const std::string& dir, DType dtype);
+
+// A folder as above, or the directory of a run: then the student (or taught model) of its best checkpoint.
+LoadedModel load_model(Context& ctx, const std::string& path, DType dtype);
+
+Tokenizer load_tokenizer(const LoadedModel& model);
+ImagePreprocess preprocess_of(const ModelConfig& config);
+
+// Which weights of a run to write.
+enum class ExportFrom { best, latest, start, update };
+
+// Writes the run's model to `out` (complete or not at all): trained tensors from a checkpoint, frozen ones from the
+// teacher's files, and what the teacher's files hold beyond the model (the tower's last block, say) as it is there.
+void export_run(const std::string& run, const std::string& out, ExportFrom from, int64_t update, DType dtype);
+
+// Directory of the checkpoint that `from` names; Error when there is none.
+std::string checkpoint_directory(const std::string& run, ExportFrom from, int64_t update);
+
+// The architecture that `teach` makes.
+ModelConfig taught_config(const TeachModel& model, int64_t vocab, int64_t max_length, ImageAspect aspect);
+// The student's sizes and switches for a teacher, ssm_layers resolved.
+StudentConfig resolved_student(const RunConfig& config, const ModelConfig& teacher);
+
+}  // namespace matvlm

@@ -1,0 +1,66 @@
+// A training run: models, data and trainer put together from a config, and the loop over updates.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "data/dataset.h"
+#include "data/loader.h"
+#include "distill/trainer.h"
+#include "launch/config.h"
+#include "launch/metrics.h"
+#include "launch/model_folder.h"
+#include "launch/run_directory.h"
+#include "launch/runtime.h"
+
+namespace matvlm {
+
+// What both kinds of run need: the models of this rank.
+struct TrainingModels {
+  std::optional<LoadedModel> teacher;  // distill only
+  ModelConfig config;                  // of the model that is trained
+  ModelWeights weights;
+  Vlm vlm;
+  std::string tokenizer_file;
+};
+TrainingModels make_training_models(Context& ctx, const RunConfig& config);
+
+class TrainingRun {
+ public:
+  // `start`: fresh makes the directory and its config.yaml; resume loads the latest checkpoint. Collective.
+  TrainingRun(Process& process, const RunConfig& config, RunDirectory::Start start);
+  // Runs to the end of the schedule, or to the end of the update in which a signal asks to stop. Returns the exit code.
+  int run();
+
+ private:
+  void restore();
+  std::vector<MicroBatch> next_update();
+  void report(const UpdateReport& update, double seconds, double waited);
+  void evaluate();
+  void save();
+  std::map<std::string, std::string> fingerprints() const;
+  double eta() const;
+
+  RunConfig config_;
+  Runtime runtime_;
+  RunDirectory directory_;
+  TrainingModels models_;
+  Dataset train_;
+  std::optional<Dataset> heldout_;
+  CheckpointFolder checkpoints_;
+  RunState state_;
+  std::unique_ptr<Trainer> trainer_;
+  std::unique_ptr<Loader> loader_;
+  std::unique_ptr<MetricsLog> metrics_;  // rank 0
+  int64_t saved_update_ = -1;
+  // Since the last logged line.
+  double seconds_ = 0, waited_ = 0;
+  int64_t tokens_ = 0, samples_ = 0;
+  double samples_per_second_ = 0;
+};
+
+// A batch from data/ as the method sees it.
+MicroBatch to_micro_batch(Batch batch);
+
+}  // namespace matvlm
