@@ -1,15 +1,32 @@
 #include "distill/generate.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "autograd/ops/head_loss.h"
+#include "core/rng.h"
 
 namespace matvlm {
 namespace {
 
-// Arg max of the logits after the last position of every sequence of the pass.
-std::vector<int32_t> next_tokens(Context& ctx, const Vlm& model, const Tensor& hidden, const Pass& pass) {
+// Index drawn from softmax(logits / temperature) by a uniform number in [0, 1).
+int32_t draw(const float* logits, int64_t n, double temperature, double uniform) {
+  const double largest = *std::max_element(logits, logits + n);
+  const auto weight = [&](int64_t i) { return std::exp((static_cast<double>(logits[i]) - largest) / temperature); };
+  double sum = 0;
+  for (int64_t i = 0; i < n; ++i) sum += weight(i);
+  double left = uniform * sum;
+  for (int64_t i = 0; i < n; ++i) {
+    left -= weight(i);
+    if (left < 0) return static_cast<int32_t>(i);
+  }
+  return static_cast<int32_t>(n - 1);
+}
+
+// The token after the last position of every sequence of the pass.
+std::vector<int32_t> next_tokens(Context& ctx, const Vlm& model, const Tensor& hidden, const Pass& pass,
+                                 const GenerateOptions& options) {
   const int64_t batch = pass.lens->batch();
   const Tensor last = Tensor::empty(ctx, {batch, hidden.cols()}, hidden.dtype());
   for (int64_t b = 0; b < batch; ++b) {
@@ -17,7 +34,17 @@ std::vector<int32_t> next_tokens(Context& ctx, const Vlm& model, const Tensor& h
     last.slice_rows(b, b + 1).copy_from(ctx, hidden.slice_rows(t, t + 1));
   }
   const Affine& head = model.text.head;
-  return argmax_rows(ctx, head_logits(ctx, last, head.weight.value, head.bias.value));
+  const Tensor logits = head_logits(ctx, last, head.weight.value, head.bias.value);
+  if (options.temperature <= 0) return argmax_rows(ctx, logits);
+  const std::vector<float> host = logits.to_floats(ctx);
+  std::vector<int32_t> out;
+  for (int64_t b = 0; b < batch; ++b) {
+    const int64_t slot = pass.slots[static_cast<size_t>(b)];
+    const Rng rng{options.seed, stream_of("generate") + static_cast<uint64_t>(slot)};
+    const double uniform = rng.uniform(static_cast<uint64_t>(pass.state->length(slot)));
+    out.push_back(draw(host.data() + b * logits.cols(), logits.cols(), options.temperature, uniform));
+  }
+  return out;
 }
 
 }  // namespace
@@ -30,7 +57,7 @@ Tensor encode_images(Context& ctx, const Vlm& model, const std::vector<float>& p
   return run_connector(g, model.connector, run_vision(g, *model.vision, images)).value();
 }
 
-std::vector<std::vector<int32_t>> generate_greedy(Context& ctx, const Vlm& model, const TokenRows& prompts,
+std::vector<std::vector<int32_t>> generate_tokens(Context& ctx, const Vlm& model, const TokenRows& prompts,
                                                   const Tensor& image_tokens, DType dtype,
                                                   const GenerateOptions& options,
                                                   const std::function<void(int64_t, int32_t)>& on_token) {
@@ -56,7 +83,7 @@ std::vector<std::vector<int32_t>> generate_greedy(Context& ctx, const Vlm& model
   Pass pass = make_decode_pass(ctx, rows.cu, state, active);
   Tensor hidden = run_text(g, model.text, run_embedding(g, model.text, image_var, rows), pass).value();
   for (int64_t step = 0; step < options.max_new_tokens && !active.empty(); ++step) {
-    const std::vector<int32_t> tokens = next_tokens(ctx, model, hidden, pass);
+    const std::vector<int32_t> tokens = next_tokens(ctx, model, hidden, pass, options);
     std::vector<int64_t> still;
     SplicedRows next;
     next.cu.push_back(0);

@@ -41,7 +41,8 @@ class Trainer {
   // not finite.
   UpdateReport update(const std::vector<MicroBatch>& batches, int64_t number, int64_t samples_before);
 
-  // Loss terms over this and the other ranks' batches, forward only; the denominators are those of all of them together.
+  // Loss terms over this and the other ranks' batches, forward only; the denominators are those of all of them
+  // together.
   struct Evaluation {
     LossTerms terms;
     UpdateCounts counts;
