@@ -1,5 +1,5 @@
-// A JSON value with errors that name the file and the path of the key. Parsing is strict: duplicate keys, trailing text,
-// invalid UTF-8 and nesting deeper than 128 are errors. The parser behind it (json.cpp) is nlohmann-json.
+// A JSON value with errors that name the file and the path of the key. Parsing is strict: duplicate keys, trailing
+// text, invalid UTF-8 and nesting deeper than 128 are errors. The parser behind it (json.cpp) is nlohmann-json.
 #pragma once
 
 #include <cstdint>
@@ -39,11 +39,11 @@ class Json {
   double as_double() const;
   std::string as_string() const;
 
-  int64_t size() const;                         // of an array or object, else an Error
-  Json at(int64_t index) const;                 // Error when out of range
-  Json at(std::string_view key) const;          // Error when missing
-  bool has(std::string_view key) const;         // false also when this is no object
-  std::vector<std::string> keys() const;        // in file order
+  int64_t size() const;                   // of an array or object, else an Error
+  Json at(int64_t index) const;           // Error when out of range
+  Json at(std::string_view key) const;    // Error when missing
+  bool has(std::string_view key) const;   // false also when this is no object
+  std::vector<std::string> keys() const;  // in file order
   // Value of `key`, or `otherwise` when it is missing or null.
   bool get(std::string_view key, bool otherwise) const;
   int64_t get(std::string_view key, int64_t otherwise) const;

@@ -12,8 +12,8 @@ namespace matvlm {
 struct GenerateOptions {
   int64_t max_new_tokens = 32;
   int32_t end_token = -1;  // stops a sequence; -1: none
-  double temperature = 0;   // 0: greedy; else sampled from softmax(logits / temperature)
-  uint64_t seed = 0;        // of the sampling: a token is a function of (seed, row, position)
+  double temperature = 0;  // 0: greedy; else sampled from softmax(logits / temperature)
+  uint64_t seed = 0;       // of the sampling: a token is a function of (seed, row, position)
   int64_t max_length = 0;  // of prompt and answer together, image tokens included; 0 = the model's positions
 };
 
