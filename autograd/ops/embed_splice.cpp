@@ -10,8 +10,10 @@
 namespace matvlm {
 namespace {
 
-// token_of[m] = the token that feature row m went to, -1 for none.
-std::vector<int32_t> checked_token_of(const std::vector<int32_t>& source, int64_t vocabulary, int64_t features) {
+// token_of[m] = the token that feature row m went to, -1 for none. Where features get a gradient each row may go to one
+// token only; without one, samples may share a picture.
+std::vector<int32_t> checked_token_of(const std::vector<int32_t>& source, int64_t vocabulary, int64_t features,
+                                      bool unique) {
   std::vector<int32_t> token_of(static_cast<size_t>(features), -1);
   for (size_t t = 0; t < source.size(); ++t) {
     const int64_t s = source[t];
@@ -22,7 +24,7 @@ std::vector<int32_t> checked_token_of(const std::vector<int32_t>& source, int64_
     const int64_t m = -1 - s;
     check(m < features, "[embed_splice] token ", t, ": found feature row ", m, ", expected less than ", features);
     int32_t& token = token_of[static_cast<size_t>(m)];
-    check(token < 0, "[embed_splice] feature row ", m, " is used by tokens ", token, " and ", t);
+    check(token < 0 || !unique, "[embed_splice] feature row ", m, " is used by tokens ", token, " and ", t);
     token = static_cast<int32_t>(t);
   }
   return token_of;
@@ -132,7 +134,7 @@ Var embed_splice(Graph& g, const Weight& table, const Var& features, const std::
     check_dtype("embed_splice", "features", feature_rows, table.value.dtype());
   }
   const int64_t count = feature_rows.defined() ? feature_rows.dim(0) : 0;
-  std::vector<int32_t> token_of = checked_token_of(source, table.value.dim(0), count);
+  std::vector<int32_t> token_of = checked_token_of(source, table.value.dim(0), count, features.requires_grad());
   Tensor y = Tensor::empty(g.ctx(), {static_cast<int64_t>(source.size()), width}, table.value.dtype());
   forward(g.ctx(), table.value, feature_rows, source, y);
   return g.node(y, {features}, {table}, [table, features, source, token_of](Graph& graph, const Tensor& dy) {

@@ -11,8 +11,8 @@
 namespace matvlm {
 
 // y [T, D]: row t is table[source[t]] where source[t] >= 0, else features[-1 - source[t]]. table [V, D]; features
-// [M, D] of its dtype (may be a column view) or undefined. A feature row is used at most once; the gradient of unused
-// ones is 0. Error when a source is out of range or a feature row is used twice.
+// [M, D] of its dtype (may be a column view) or undefined. A feature row that gets a gradient is used at most once; the
+// gradient of unused ones is 0. Error when a source is out of range or a feature row is used twice.
 Var embed_splice(Graph& g, const Weight& table, const Var& features, const std::vector<int32_t>& source);
 
 template <class T>
