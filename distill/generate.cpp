@@ -88,10 +88,9 @@ std::vector<std::vector<int32_t>> generate_tokens(Context& ctx, const Vlm& model
     SplicedRows next;
     next.cu.push_back(0);
     for (size_t i = 0; i < active.size(); ++i) {
-      if (tokens[i] == options.end_token) continue;
+      if (tokens[i] == options.end_token || state.length(active[i]) >= state.capacity()) continue;
       answers[static_cast<size_t>(active[i])].push_back(tokens[i]);
       if (on_token) on_token(active[i], tokens[i]);
-      if (state.length(active[i]) >= state.capacity()) continue;
       still.push_back(active[i]);
       next.source.push_back(tokens[i]);
       next.cu.push_back(static_cast<int64_t>(next.source.size()));

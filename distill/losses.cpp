@@ -8,7 +8,7 @@ namespace {
 // 1 where a position counts. Without labels (generation) every position does.
 std::vector<uint8_t> counted_positions(const SplicedRows& rows, LossPositions positions) {
   std::vector<uint8_t> counted(rows.source.size(), 1);
-  if (positions == LossPositions::all) return counted;
+  if (positions == LossPositions::all || rows.labels.empty()) return counted;
   // The position that predicts an answer's token, not the token's own, is what the student must get right.
   const std::vector<int32_t> targets = rows.targets();
   for (size_t t = 0; t < counted.size(); ++t) counted[t] = targets[t] == kNoLabel ? 0 : 1;

@@ -38,12 +38,17 @@ TextConfig text_config(const Json& json) {
   c.model_type = json.get("model_type", "phi");
   check(c.model_type == "phi", json.where(), ": key 'model_type': found '", c.model_type, "', expected 'phi'");
   expect_activation(json, "gelu_new", "gelu_pytorch_tanh");
+  check(!json.has("rope_scaling") || json.at("rope_scaling").is_null(), json.where(),
+        ": key 'rope_scaling': found a value, which is not supported");
   check(!json.get("qk_layernorm", false), json.where(), ": key 'qk_layernorm': found true, which is not supported");
   c.hidden = positive(json, "hidden_size");
   c.layers = positive(json, "num_hidden_layers");
   c.heads = positive(json, "num_attention_heads");
   c.kv_heads = json.get("num_key_value_heads", c.heads);
-  c.head_dim = json.get("head_dim", c.hidden / c.heads);
+  const int64_t head_dim = json.get("head_dim", 0);  // 0: not given
+  check(head_dim != 0 || c.hidden % c.heads == 0, json.where(), ": key 'num_attention_heads': found ", c.heads,
+        ", expected a divisor of the width ", c.hidden);
+  c.head_dim = head_dim != 0 ? head_dim : c.hidden / c.heads;
   c.mlp = positive(json, "intermediate_size");
   c.vocab = positive(json, "vocab_size");
   c.norm_eps = json.get("layer_norm_eps", 1e-5);
@@ -53,11 +58,12 @@ TextConfig text_config(const Json& json) {
   c.rotary_dims = static_cast<int64_t>(factor * static_cast<double>(c.head_dim));
   c.tied_head = json.get("tie_word_embeddings", false);
   check(!c.tied_head, json.where(), ": key 'tie_word_embeddings': found true, expected false for phi");
-  check(c.kv_heads > 0 && c.heads % c.kv_heads == 0, json.where(), ": ", c.heads, " heads are no multiple of ",
-        c.kv_heads, " key/value heads");
-  check(c.head_dim > 0 && c.heads * c.head_dim >= 1, json.where(), ": head width ", c.head_dim);
-  check(c.rotary_dims % 2 == 0 && c.rotary_dims <= c.head_dim, json.where(), ": rotary dimensions: found ",
-        c.rotary_dims, " (", factor, " of ", c.head_dim, "), expected an even number");
+  check(c.kv_heads > 0 && c.heads % c.kv_heads == 0, json.where(), ": key 'num_key_value_heads': found ", c.kv_heads,
+        ", expected a divisor of the ", c.heads, " heads");
+  check(c.head_dim > 0, json.where(), ": key 'head_dim': found ", c.head_dim, ", expected a positive number");
+  check(c.rotary_dims % 2 == 0 && c.rotary_dims >= 0 && c.rotary_dims <= c.head_dim, json.where(),
+        ": key 'partial_rotary_factor': found ", factor, ", which rotates ", c.rotary_dims, " of ", c.head_dim,
+        " dimensions, expected an even number");
   return c;
 }
 
@@ -76,16 +82,19 @@ VisionConfig vision_config(const Json& json, const std::string& select_strategy,
   c.patch_size = json.get("patch_size", 16);
   c.norm_eps = json.get("layer_norm_eps", 1e-6);
   c.feature_layer = feature_layer;
-  check(json.get("num_channels", 3) == 3, json.where(), ": key 'num_channels': expected 3");
+  const int64_t channels = json.get("num_channels", 3);
+  check(channels == 3, json.where(), ": key 'num_channels': found ", channels, ", expected 3");
   for (const int64_t size : {c.hidden, c.mlp, c.layers, c.heads, c.image_size, c.patch_size}) {
     check(size > 0, json.where(), ": found a size of ", size, ", expected positive numbers");
   }
-  check(c.hidden % c.heads == 0, json.where(), ": width ", c.hidden, " is no multiple of ", c.heads, " heads");
-  check(c.patch_size <= c.image_size, json.where(), ": patches of ", c.patch_size, " in an image of ", c.image_size);
-  check(feature_layer < 0 && c.blocks_used() >= 0, json.where(), ": vision_feature_layer ", feature_layer, " of ",
-        c.layers, " layers");
+  check(c.hidden % c.heads == 0, json.where(), ": key 'num_attention_heads': found ", c.heads,
+        ", expected a divisor of the width ", c.hidden);
+  check(c.patch_size <= c.image_size, json.where(), ": key 'patch_size': found ", c.patch_size,
+        ", expected at most the image's ", c.image_size);
+  check(feature_layer < 0 && c.blocks_used() >= 0, json.where(), ": key 'vision_feature_layer': found ", feature_layer,
+        ", expected ", -1 - c.layers, " to -1");
   check(select_strategy == "patch" || select_strategy == "cls_patch", json.where(),
-        ": vision_feature_select_strategy: found '", select_strategy, "', expected 'patch' or 'cls_patch'");
+        ": key 'vision_feature_select_strategy': found '", select_strategy, "', expected 'patch' or 'cls_patch'");
   c.drop_first_patch = select_strategy == "patch";
   check(c.tokens() > 0, json.where(), ": no image token is left of ", c.patches(), " patches");
   return c;
@@ -95,7 +104,7 @@ MambaConfig mamba_config(const Json& json, const TextConfig& text) {
   MambaConfig m;
   const Json layers = json.at("ssm_layers");
   for (int64_t i = 0; i < layers.size(); ++i) m.ssm_layers.push_back(layers.at(i).as_int());
-  check_ssm_layers(m.ssm_layers, text.layers);
+  check_ssm_layers(m.ssm_layers, text.layers, layers.where());
   m.is_bias = json.get("is_bias", false);
   m.conv_width = json.get("d_conv", 4);
   check(m.conv_width >= 2 && m.conv_width <= 4, json.where(), ": key 'd_conv': found ", m.conv_width,
@@ -126,6 +135,7 @@ Json phi_json(const TextConfig& c) {
       .set("num_hidden_layers", c.layers)
       .set("num_attention_heads", c.heads)
       .set("num_key_value_heads", c.kv_heads)
+      .set("head_dim", c.head_dim)
       .set("vocab_size", c.vocab)
       .set("hidden_act", "gelu_new")
       .set("layer_norm_eps", c.norm_eps)
@@ -157,11 +167,11 @@ bool MambaConfig::contains(int64_t layer) const {
   return std::binary_search(ssm_layers.begin(), ssm_layers.end(), layer);
 }
 
-void check_ssm_layers(const std::vector<int64_t>& ssm_layers, int64_t layers) {
+void check_ssm_layers(const std::vector<int64_t>& ssm_layers, int64_t layers, const std::string& where) {
   for (size_t i = 0; i < ssm_layers.size(); ++i) {
-    check(ssm_layers[i] >= 0 && ssm_layers[i] < layers, "ssm_layers: found layer ", ssm_layers[i], ", expected 0 to ",
+    check(ssm_layers[i] >= 0 && ssm_layers[i] < layers, where, ": found layer ", ssm_layers[i], ", expected 0 to ",
           layers - 1);
-    check(i == 0 || ssm_layers[i] > ssm_layers[i - 1], "ssm_layers: found ", ssm_layers[i], " after ",
+    check(i == 0 || ssm_layers[i] > ssm_layers[i - 1], where, ": found ", ssm_layers[i], " after ",
           i == 0 ? 0 : ssm_layers[i - 1], ", expected ascending layers");
   }
 }

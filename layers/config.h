@@ -83,7 +83,7 @@ ModelConfig model_config_from_json(const Json& text, const Json& vision, const s
 ModelConfig read_model_config(const std::string& dir);
 // Writes DIR/config.json and, for a student, DIR/mamba_config.json.
 void write_model_config(const ModelConfig& config, const std::string& dir);
-// Throws unless every layer is in [0, layers) and the list ascends without repeats.
-void check_ssm_layers(const std::vector<int64_t>& ssm_layers, int64_t layers);
+// Throws unless every layer is in [0, layers) and the list ascends without repeats. `where` heads the message.
+void check_ssm_layers(const std::vector<int64_t>& ssm_layers, int64_t layers, const std::string& where = "ssm_layers");
 
 }  // namespace matvlm

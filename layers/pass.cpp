@@ -55,6 +55,7 @@ DecodeState::DecodeState(Context& ctx, const ModelConfig& config, DType dtype, i
 }
 
 void DecodeState::reset(Context& ctx, int64_t slot) {
+  check(slot >= 0 && slot < slots(), "[decode] slot ", slot, " of ", slots());
   const auto s = static_cast<size_t>(slot);
   length_[s] = 0;
   last_count_[s] = 0;
@@ -129,8 +130,13 @@ Pass make_pass(Context& ctx, std::vector<int64_t> cu) { return start_pass(ctx, s
 
 Pass make_decode_pass(Context& ctx, std::vector<int64_t> cu, DecodeState& state, std::vector<int64_t> slots,
                       bool keep_states) {
+  check(slots.size() + 1 == cu.size(), "[decode] found ", slots.size(), " slots for ",
+        static_cast<int64_t>(cu.size()) - 1, " sequences");
   std::vector<int64_t> first;
-  for (const int64_t slot : slots) first.push_back(state.length(slot));
+  for (const int64_t slot : slots) {
+    check(slot >= 0 && slot < state.slots(), "[decode] slot ", slot, " of ", state.slots());
+    first.push_back(state.length(slot));
+  }
   Pass pass = start_pass(ctx, std::move(cu), first);
   state.begin_pass(ctx, *pass.lens, slots, keep_states);
   pass.state = &state;

@@ -48,6 +48,7 @@ struct RowBuilder {
 
 std::vector<int32_t> SplicedRows::targets() const {
   std::vector<int32_t> out(labels.size(), kNoLabel);
+  if (labels.empty()) return out;
   for (size_t b = 0; b + 1 < cu.size(); ++b) {
     for (int64_t t = cu[b]; t + 1 < cu[b + 1]; ++t) {
       out[static_cast<size_t>(t)] = labels[static_cast<size_t>(t) + 1];

@@ -23,7 +23,8 @@ struct SplicedRows {
   std::vector<int32_t> source;  // T: >= 0 token id; < 0: row -1 - source of the image features [n_images * patches, D]
   std::vector<int32_t> labels;  // T, kNoLabel at image positions; empty when TokenRows had none
   std::vector<int64_t> cu;      // B + 1
-  // Next-token target of each position, kNoLabel when not counted: labels shifted by one within each row.
+  // Next-token target of each position, kNoLabel when not counted: labels shifted by one within each row. Empty without
+  // labels.
   std::vector<int32_t> targets() const;
   // 1 where the answer's tokens stand (labels counted), else 0.
   std::vector<uint8_t> answers() const;
