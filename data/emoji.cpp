@@ -158,7 +158,7 @@ std::string readme(const EmojiOptions& options, const EmojiReport& report) {
                                    : ", names and keywords from " + options.cldr + "\n")
       << "seed                " << options.seed << "\n"
       << "held out            " << options.held_out_percent << " % of the combinations of emoji and skin tones\n\n"
-      << "train.json          two conversations a picture, two questions each\n"
+      << "train.json          four conversations a picture, two questions each\n"
       << "heldout.json        combinations that train.json lacks, one question a sample\n"
       << "images/             folder of the `image` entries\n"
       << "`categories` of a sample names the kind of each question: name, group, keyword or yes_no.\n\n"

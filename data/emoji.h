@@ -36,7 +36,7 @@ struct EmojiReport {
 };
 
 // Writes OUT/images/*.png, OUT/train.json, OUT/heldout.json and OUT/README.txt, the JSON last.
-// train.json: two conversations a picture; which category opens a conversation turns with the emoji, and a yes/no
+// train.json: four conversations a picture; which category opens a conversation turns with the emoji, and a yes/no
 // question, which says the name, never shares a conversation with the name question.
 // heldout.json: combinations of base emoji and skin tones whose base is seen in other tones and whose tones are seen on
 // other bases in train.json; one question a sample, so that no earlier turn helps.

@@ -15,14 +15,13 @@ namespace {
 
 enum Kind { kName, kGroup, kKeyword, kYesNo };
 
-// The conversations of a picture; pictures take turns. Each kind opens a conversation equally often, because the
-// evaluation asks each question alone. "Is this X?" gives the name away, so it never meets the name question.
-using Conversations = std::array<std::array<Kind, 2>, 2>;
-constexpr std::array<Conversations, 4> kConversations = {{
-    {{{kName, kKeyword}, {kYesNo, kGroup}}},
-    {{{kKeyword, kName}, {kGroup, kYesNo}}},
-    {{{kGroup, kName}, {kKeyword, kYesNo}}},
-    {{{kName, kGroup}, {kYesNo, kKeyword}}},
+// The conversations of a picture; pictures take turns. Every kind opens one conversation of every picture, because the
+// evaluation asks each question alone: what is only learnt as a second question is not answered as a first one. "Is
+// this X?" gives the name away, so it never meets the name question.
+using Conversations = std::array<std::array<Kind, 2>, 4>;
+constexpr std::array<Conversations, 2> kConversations = {{
+    {{{kName, kKeyword}, {kKeyword, kName}, {kGroup, kYesNo}, {kYesNo, kGroup}}},
+    {{{kName, kGroup}, {kGroup, kName}, {kKeyword, kYesNo}, {kYesNo, kKeyword}}},
 }};
 
 uint64_t choice(const EmojiPicture& picture, const char* purpose, uint64_t seed) {
@@ -75,11 +74,13 @@ class WrongNames {
   std::map<std::u32string, std::vector<std::string>> of_base_;
 };
 
-// Exactly half of a split's answers are yes. Only entries of pictures of that split are filled.
-std::vector<LlavaTurn> yes_no_turns(const std::vector<EmojiPicture>& pictures, bool held_out, uint64_t seed) {
+// Exactly half of a split's answers are yes. Only entries of pictures of that split are filled. `other`: the same with
+// yes and no exchanged.
+std::vector<LlavaTurn> yes_no_turns(const std::vector<EmojiPicture>& pictures, bool held_out, uint64_t seed,
+                                    bool other = false) {
   const WrongNames wrong(pictures, held_out);
   std::vector<LlavaTurn> turns(pictures.size());
-  bool yes = true;
+  bool yes = !other;
   for (const size_t i : shuffled(pictures, held_out, "yes or no", seed)) {
     const std::string name = yes ? pictures[i].name : wrong.pick(pictures[i], choice(pictures[i], "wrong name", seed));
     turns[i] = {"yes_no", "Is this " + name + "?", yes ? "yes" : "no"};
@@ -139,7 +140,9 @@ void hold_out_combinations(std::vector<EmojiPicture>& pictures, int64_t percent,
 }
 
 std::vector<LlavaSample> emoji_train_samples(const std::vector<EmojiPicture>& pictures, uint64_t seed) {
+  // A picture's two yes/no questions have different answers.
   const std::vector<LlavaTurn> yes_no = yes_no_turns(pictures, false, seed);
+  const std::vector<LlavaTurn> other_yes_no = yes_no_turns(pictures, false, seed, true);
   std::vector<size_t> pattern(pictures.size());
   size_t rank = 0;
   for (const size_t i : shuffled(pictures, false, "conversations", seed)) pattern[i] = rank++ % kConversations.size();
@@ -150,7 +153,8 @@ std::vector<LlavaSample> emoji_train_samples(const std::vector<EmojiPicture>& pi
     for (const auto& kinds : kConversations[pattern[i]]) {
       LlavaSample sample{
           emoji_id(pictures[i].entry.code_points) + "/" + letter++, emoji_image_path(pictures[i].entry), {}};
-      for (const Kind kind : kinds) sample.turns.push_back(turn_of(kind, pictures[i], yes_no[i]));
+      const LlavaTurn& question = kinds[0] == kYesNo ? other_yes_no[i] : yes_no[i];
+      for (const Kind kind : kinds) sample.turns.push_back(turn_of(kind, pictures[i], question));
       samples.push_back(std::move(sample));
     }
   }

@@ -9,18 +9,38 @@
 namespace matvlm {
 namespace {
 
-void append_image(const Dataset& dataset, int64_t image, const ImagePreprocess& preprocess, Batch& batch) {
+void append_image(const Dataset& dataset, int64_t image, const ImagePreprocess& preprocess, ImageCache* cache,
+                  Batch& batch) {
+  if (cache != nullptr && cache->append(image, batch.images)) return;
   const std::string source = dataset.path() + ": picture '" + dataset.image_name(image) + "'";
   const std::vector<uint8_t> bytes = dataset.image_bytes(image);
   const Image decoded = decode_image(bytes, source);
   const size_t begin = batch.images.size();
   batch.images.resize(begin + static_cast<size_t>(3 * preprocess.size * preprocess.size));
   preprocess_image(decoded, preprocess, batch.images.data() + begin);
+  if (cache != nullptr) cache->put(image, std::span<const float>(batch.images).subspan(begin));
 }
 
 }  // namespace
 
-Batch make_batch(const Dataset& dataset, const std::vector<int64_t>& samples, const ImagePreprocess& preprocess) {
+bool ImageCache::append(int64_t image, std::vector<float>& out) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const auto found = pictures_.find(image);
+  if (found == pictures_.end()) return false;
+  out.insert(out.end(), found->second.begin(), found->second.end());
+  return true;
+}
+
+void ImageCache::put(int64_t image, std::span<const float> pixels) {
+  const auto size = static_cast<int64_t>(pixels.size_bytes());
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (used_ + size > bytes_ || pictures_.contains(image)) return;
+  pictures_.emplace(image, std::vector<float>(pixels.begin(), pixels.end()));
+  used_ += size;
+}
+
+Batch make_batch(const Dataset& dataset, const std::vector<int64_t>& samples, const ImagePreprocess& preprocess,
+                 ImageCache* cache) {
   Batch batch;
   batch.samples = samples;
   batch.image_size = preprocess.size;
@@ -31,13 +51,16 @@ Batch make_batch(const Dataset& dataset, const std::vector<int64_t>& samples, co
     batch.labels.insert(batch.labels.end(), sample.labels.begin(), sample.labels.end());
     batch.cu_seqlens.push_back(static_cast<int64_t>(batch.input_ids.size()));
     batch.image_of_row.push_back(sample.image < 0 ? -1 : batch.n_images());
-    if (sample.image >= 0) append_image(dataset, sample.image, preprocess, batch);
+    if (sample.image >= 0) append_image(dataset, sample.image, preprocess, cache, batch);
   }
   return batch;
 }
 
 Loader::Loader(const Dataset& dataset, const LoaderOptions& options)
-    : dataset_(dataset), options_(options), order_(dataset.size(), options.seed, options.shuffle) {
+    : dataset_(dataset),
+      options_(options),
+      order_(dataset.size(), options.seed, options.shuffle),
+      cache_(options.cache_bytes) {
   const BatchDivision& division = options_.division;
   division.validate();
   check(options_.rank >= 0 && options_.rank < division.ranks, "loader: found rank ", options_.rank, ", expected 0..",
@@ -67,7 +90,7 @@ Loader::~Loader() {
   for (std::thread& thread : threads_) thread.join();
 }
 
-LoadedBatch Loader::make(int64_t ticket) const {
+LoadedBatch Loader::make(int64_t ticket) {
   const BatchDivision& division = options_.division;
   LoadedBatch out;
   out.micro_step = ticket % division.micro_steps();
@@ -76,7 +99,7 @@ LoadedBatch Loader::make(int64_t ticket) const {
   const RowRange rows = division.micro_rows(options_.rank, out.micro_step);
   std::vector<int64_t> samples;
   for (int64_t row = rows.begin; row < rows.end; ++row) samples.push_back(order_.sample_at(out.position + row));
-  out.batch = make_batch(dataset_, samples, options_.preprocess);
+  out.batch = make_batch(dataset_, samples, options_.preprocess, &cache_);
   return out;
 }
 

@@ -7,7 +7,9 @@
 #include <exception>
 #include <map>
 #include <mutex>
+#include <span>
 #include <thread>
+#include <unordered_map>
 #include <vector>
 
 #include "data/batch.h"
@@ -17,18 +19,36 @@
 
 namespace matvlm {
 
+// Preprocessed pictures by their index in the pack, up to a number of bytes; the first ones that are asked for stay.
+// A small data set is then decoded once, not once an epoch. Threads may share one.
+class ImageCache {
+ public:
+  explicit ImageCache(int64_t bytes) : bytes_(bytes) {}
+  // Appends picture `image` to `out` and returns true, or returns false when it is not there.
+  bool append(int64_t image, std::vector<float>& out) const;
+  void put(int64_t image, std::span<const float> pixels);
+
+ private:
+  int64_t bytes_;
+  int64_t used_ = 0;
+  mutable std::mutex mutex_;
+  std::unordered_map<int64_t, std::vector<float>> pictures_;
+};
+
 // Rows in the order of `samples`, one picture for each row that has one, in row order. A picture that cannot be decoded
 // is an Error with the pack's and the picture's name.
-Batch make_batch(const Dataset& dataset, const std::vector<int64_t>& samples, const ImagePreprocess& preprocess);
+Batch make_batch(const Dataset& dataset, const std::vector<int64_t>& samples, const ImagePreprocess& preprocess,
+                 ImageCache* cache = nullptr);
 
 struct LoaderOptions {
   BatchDivision division;
   int64_t rank = 0;
   uint64_t seed = 0;
   bool shuffle = true;
-  int64_t start = 0;    // position in the global order: samples consumed so far by all ranks
-  int64_t threads = 1;  // workers
-  int64_t depth = 4;    // micro-batches that may be ready and not yet taken
+  int64_t start = 0;        // position in the global order: samples consumed so far by all ranks
+  int64_t threads = 1;      // workers
+  int64_t depth = 4;        // micro-batches that may be ready and not yet taken
+  int64_t cache_bytes = 0;  // for preprocessed pictures
   ImagePreprocess preprocess;
 };
 
@@ -61,11 +81,12 @@ class Loader {
   };
 
   void work();
-  LoadedBatch make(int64_t ticket) const;
+  LoadedBatch make(int64_t ticket);
 
   const Dataset& dataset_;
   LoaderOptions options_;
   SampleOrder order_;
+  ImageCache cache_;
 
   std::mutex mutex_;
   std::condition_variable changed_;

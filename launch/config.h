@@ -37,8 +37,9 @@ struct DataSection {
   std::string heldout;  // pack; empty = no evaluation
   int64_t max_length = 1428;
   ImageAspect image_aspect = ImageAspect::square;
-  int64_t prefetch = 4;  // micro-batches made ahead
-  int64_t threads = 1;   // that make them, on each rank
+  int64_t prefetch = 4;     // micro-batches made ahead
+  int64_t threads = 1;      // that make them, on each rank
+  int64_t cache_mib = 512;  // of preprocessed pictures, on each rank
 };
 
 struct BatchSection {

@@ -148,6 +148,9 @@ void declare_data(KeyTable& t) {
   t.key("data.prefetch", MEMBER(data.prefetch), at_least(1), "micro-batches made ahead of the computation")
       .resume_may_change();
   t.key("data.threads", MEMBER(data.threads), at_least(1), "threads of each rank that make them").resume_may_change();
+  t.key("data.cache_mib", MEMBER(data.cache_mib), at_least(0),
+        "MiB of preprocessed pictures that each rank keeps, so that a small data set is decoded once")
+      .resume_may_change();
   t.key("batch.size", MEMBER(batch.size), at_least(1), "samples of an update, over all ranks and micro-batches");
   t.key("batch.micro", MEMBER(batch.micro), at_least(1), "samples of one forward pass of one rank").resume_may_change();
 }

@@ -150,7 +150,9 @@ TrainingRun::TrainingRun(Process& process, const RunConfig& config, RunDirectory
   options.rank = runtime_.host().rank();
   options.seed = static_cast<uint64_t>(config.run.seed);
   options.start = state_.samples;
-  options.depth = std::max<int64_t>(config.data.prefetch, 1);
+  options.depth = config.data.prefetch;
+  options.threads = config.data.threads;
+  options.cache_bytes = config.data.cache_mib << 20;
   options.preprocess = preprocess_for(config, models_);
   loader_ = std::make_unique<Loader>(train_, options);
   if (runtime_.host().rank() == 0) {

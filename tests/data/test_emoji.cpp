@@ -147,7 +147,7 @@ TEST(Emoji, WholeDataSet) {
   const auto& equal = report.left_out.at("the same picture as another emoji");
   EXPECT_TRUE(std::count(equal.begin(), equal.end(), "flag: Bouvet Island (= flag: Norway)")) << report.text();
   EXPECT_NEAR(static_cast<double>(report.held_out_pictures), 178, 40);  // a tenth of 1785 with tones
-  EXPECT_EQ(report.train_samples, 2 * report.train_pictures);
+  EXPECT_EQ(report.train_samples, 4 * report.train_pictures);
   EXPECT_EQ(report.held_out_samples, 4 * report.held_out_pictures);
   EXPECT_EQ(read_file(options.out + "/README.txt").find(report.text()) != std::string::npos, true);
 
