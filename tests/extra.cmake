@@ -22,3 +22,13 @@ matvlm_mpi_test(dist.comm_mpi_3 3 $<TARGET_FILE:comm_mpi_main> check)
 add_test(NAME dist.kill_rank
   COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/dist/kill_rank.sh ${MPIEXEC_EXECUTABLE} $<TARGET_FILE:comm_mpi_main>)
 set_tests_properties(dist.kill_rank PROPERTIES ENVIRONMENT "${MATVLM_MPI_ENVIRONMENT}" TIMEOUT 300 PROCESSORS 2)
+
+# The end-to-end tests run the built program, alone and under mpirun.
+set_source_files_properties(${CMAKE_CURRENT_SOURCE_DIR}/support/program.cpp TARGET_DIRECTORY matvlm_test_support
+  PROPERTIES COMPILE_DEFINITIONS "MATVLM_PROGRAM=\"$<TARGET_FILE:matvlm>\";MATVLM_MPIEXEC=\"${MPIEXEC_EXECUTABLE}\"")
+file(GLOB e2e_tests CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/e2e/test_*.cpp)
+foreach(file ${e2e_tests})
+  get_filename_component(stem ${file} NAME_WE)
+  string(REPLACE "test_" "test_e2e_" target ${stem})
+  add_dependencies(${target} matvlm)
+endforeach()
