@@ -103,6 +103,7 @@ Json state_json(const RunState& state) {
   json.set("epoch", state.epoch).set("cursor", state.cursor);
   json.set("seed", state.seed).set("ranks", state.ranks);
   json.set("evaluated", state.evaluated).set("best_score", state.best_score).set("best_update", state.best_update);
+  json.set("evaluated_update", state.evaluated_update);
   return json.set("fingerprints", fingerprints);
 }
 
@@ -121,6 +122,7 @@ RunState state_from(const Json& json) {
   state.evaluated = json.at("evaluated").as_bool();
   state.best_score = json.at("best_score").as_double();
   state.best_update = json.at("best_update").as_int();
+  state.evaluated_update = json.at("evaluated_update").as_int();
   const Json fingerprints = json.at("fingerprints");
   for (const std::string& name : fingerprints.keys()) state.fingerprints[name] = fingerprints.at(name).as_string();
   return state;

@@ -30,8 +30,9 @@ struct RunState {
   int64_t seed = 0;
   int64_t ranks = 1;  // of the job that wrote it; another number may go on
   bool evaluated = false;
-  double best_score = 0;    // of the best evaluation so far, higher is better; meaningless unless `evaluated`
-  int64_t best_update = 0;  // its update
+  double best_score = 0;         // of the best evaluation so far, higher is better; meaningless unless `evaluated`
+  int64_t best_update = 0;       // its update
+  int64_t evaluated_update = 0;  // that was evaluated last; a signal can come between an update and its evaluation
   std::map<std::string, std::string> fingerprints;  // of what the run depends on: "data.train", "teacher", ...
 
   bool operator==(const RunState&) const = default;

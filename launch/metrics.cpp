@@ -36,14 +36,15 @@ std::string formatted(const char* format, double value) {
   return text;
 }
 
-// Bytes of the leading lines whose step is at most `last_step`. Steps rise through the file.
-int64_t bytes_to_keep(const std::string& path, const std::string& text, int64_t last_step) {
+// Bytes of the leading lines whose step is at most `last_step`, for events `last_event`. Steps rise through the file,
+// and the events of a step follow its line.
+int64_t bytes_to_keep(const std::string& path, const std::string& text, int64_t last_step, int64_t last_event) {
   size_t begin = 0;
   for (int64_t number = 1; begin < text.size(); ++number) {
     const size_t end = text.find('\n', begin);
     if (end == std::string::npos) break;  // the program was killed in the middle of this line
     const Json line = Json::parse(text.substr(begin, end - begin), cat(path, ":", number));
-    if (line.at("step").as_int() > last_step) break;
+    if (line.at("step").as_int() > (line.has("event") ? last_event : last_step)) break;
     begin = end + 1;
   }
   return static_cast<int64_t>(begin);
@@ -87,11 +88,11 @@ std::string progress_bar(double fraction, int64_t width) {
              formatted("%3.0f", std::floor(100 * clamped)), " %");
 }
 
-MetricsLog::MetricsLog(const std::string& path, int64_t last_step, int64_t total_samples)
+MetricsLog::MetricsLog(const std::string& path, int64_t last_step, int64_t last_event, int64_t total_samples)
     : path_(path), total_samples_(total_samples), terminal_(stderr_is_terminal()) {
   struct stat status {};
   const bool exists = ::stat(path.c_str(), &status) == 0;
-  const int64_t keep = exists ? bytes_to_keep(path, read_file(path), last_step) : 0;
+  const int64_t keep = exists ? bytes_to_keep(path, read_file(path), last_step, last_event) : 0;
   descriptor_ = ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
   check(descriptor_ >= 0, path, ": cannot open: ", reason());
   if (::ftruncate(descriptor_, keep) == 0) return;

@@ -35,10 +35,10 @@ std::string progress_bar(double fraction, int64_t width);
 
 class MetricsLog {
  public:
-  // Opens PATH for appending. Lines of steps after `last_step` (0 for a new run) are removed first, as is an incomplete
-  // last line, so that a resumed run leaves no step twice. Error for a file that this program did not write.
-  // total_samples scales the progress bar.
-  MetricsLog(const std::string& path, int64_t last_step, int64_t total_samples);
+  // Opens PATH for appending. Lines of steps after `last_step` and events of steps after `last_event` (0 for a new run)
+  // are removed first, as is an incomplete last line, so that a resumed run leaves nothing twice. Error for a file that
+  // this program did not write. total_samples scales the progress bar.
+  MetricsLog(const std::string& path, int64_t last_step, int64_t last_event, int64_t total_samples);
   ~MetricsLog();
   MetricsLog(const MetricsLog&) = delete;
   MetricsLog& operator=(const MetricsLog&) = delete;

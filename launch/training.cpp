@@ -156,7 +156,8 @@ TrainingRun::TrainingRun(Process& process, const RunConfig& config, RunDirectory
   options.preprocess = preprocess_for(config, models_);
   loader_ = std::make_unique<Loader>(train_, options);
   if (runtime_.host().rank() == 0) {
-    metrics_ = std::make_unique<MetricsLog>(directory_.metrics_file(), state_.update, config.schedule.total);
+    metrics_ = std::make_unique<MetricsLog>(directory_.metrics_file(), state_.update, state_.evaluated_update,
+                                            config.schedule.total);
   }
   log_info(runtime_.description());
   log_info(cat("data: ", train_.size(), " samples", heldout_ ? cat(", ", heldout_->size(), " held out") : ""));
@@ -251,6 +252,12 @@ void TrainingRun::report(const UpdateReport& update, double seconds, double wait
   tokens_ = samples_ = 0;
 }
 
+bool TrainingRun::evaluation_due() const {
+  const int64_t every = config_.train.eval_every;
+  if (!heldout_ || every == 0 || state_.update == state_.evaluated_update) return false;
+  return state_.update % every == 0 || state_.samples >= config_.schedule.total;
+}
+
 void TrainingRun::evaluate() {
   const int64_t wanted = config_.train.eval_samples;
   const int64_t n = wanted > 0 ? std::min(wanted, heldout_->size()) : heldout_->size();
@@ -293,7 +300,10 @@ void TrainingRun::evaluate() {
                                        : ce;
   const double agree = sum.agree_of > 0 ? sum.agree / sum.agree_of : 0.0;
   const double correct = sum.correct_of > 0 ? sum.correct / sum.correct_of : 0.0;
+  check(std::isfinite(total), "update ", state_.update, ": the held-out loss is ", total,
+        "; this update was not saved, the last checkpoint is as it was");
   const bool best = !state_.evaluated || -total > state_.best_score;
+  state_.evaluated_update = state_.update;
   if (best) {
     state_.evaluated = true;
     state_.best_score = -total;
@@ -311,7 +321,9 @@ void TrainingRun::evaluate() {
                      {"agree", agree},
                      {"answer_tokens", correct}});
   }
-  if (best) save();
+  if (!best) return;
+  saved_update_ = -1;  // also where a checkpoint without this evaluation is there
+  save();
 }
 
 void TrainingRun::save() {
@@ -328,6 +340,9 @@ int TrainingRun::run() {
         log_error(cat("watchdog: ", reason));
         host.abort(1);
       });
+  // A signal can come between an update and its evaluation.
+  if (evaluation_due()) evaluate();
+  watchdog.heartbeat();
   bool stopped = false;
   while (state_.samples < config_.schedule.total && !stopped) {
     const Clock::time_point start = Clock::now();
@@ -342,8 +357,7 @@ int TrainingRun::run() {
 
     const bool last = state_.samples >= config_.schedule.total;
     stopped = stop_agreed(host);
-    const bool due = config_.train.eval_every > 0 && (state_.update % config_.train.eval_every == 0 || last);
-    if (heldout_ && due && !stopped) {
+    if (!stopped && evaluation_due()) {
       evaluate();
       watchdog.heartbeat();
     }

@@ -37,6 +37,7 @@ class TrainingRun {
   void restore();
   std::vector<MicroBatch> next_update();
   void report(const UpdateReport& update, double seconds, double waited);
+  bool evaluation_due() const;
   void evaluate();
   void save();
   std::map<std::string, std::string> fingerprints() const;

@@ -88,6 +88,7 @@ TEST(Checkpoint, ReadsBackTheSameBits) {
   state.evaluated = true;
   state.best_score = 1.0 / 3.0;
   state.best_update = 100;
+  state.evaluated_update = 120;
   write_checkpoint(cpu(), saved.store, state, "run:\n  dir: x\n", dir.file("c"));
   EXPECT_EQ(read_checkpoint_state(dir.file("c")), state);
   EXPECT_EQ(read_file(dir.file("c/config.yaml")), "run:\n  dir: x\n");

@@ -44,7 +44,7 @@ std::vector<int64_t> steps_of(const std::string& path) {
 TEST(Metrics, WritesOneCompleteLinePerStep) {
   const TempDir dir;
   const std::string path = dir.file("metrics.jsonl");
-  MetricsLog log(path, 0, 1000);
+  MetricsLog log(path, 0, 0, 1000);
   log.step(metrics_at(1));
   const Json line = Json::parse(read_file(path), path);  // on the disk before the log is closed
   EXPECT_EQ(line.at("step").as_int(), 1);
@@ -60,22 +60,42 @@ TEST(Metrics, ResumeLeavesNoStepTwice) {
   const TempDir dir;
   const std::string path = dir.file("metrics.jsonl");
   {
-    MetricsLog log(path, 0, 1000);
+    MetricsLog log(path, 0, 0, 1000);
     for (int64_t step = 1; step <= 7; ++step) log.step(metrics_at(step));
   }
   const std::string seven = read_file(path);
   write_file_atomic(path, seven + seven.substr(0, 30));  // killed while writing
   {
-    MetricsLog log(path, 5, 1000);
+    MetricsLog log(path, 5, 5, 1000);
     EXPECT_EQ(steps_of(path), (std::vector<int64_t>{1, 2, 3, 4, 5}));
     for (int64_t step = 6; step <= 7; ++step) log.step(metrics_at(step));
   }
   EXPECT_EQ(read_file(path), seven);
   write_file_atomic(path, seven + seven.substr(0, 30));
-  { const MetricsLog log(path, 7, 1000); }
+  { const MetricsLog log(path, 7, 7, 1000); }
   EXPECT_EQ(read_file(path), seven);
-  { const MetricsLog log(path, 0, 1000); }
+  { const MetricsLog log(path, 0, 0, 1000); }
   EXPECT_EQ(read_file(path), "");
+}
+
+// A signal can come between a step and its evaluation; the evaluation is made by the run that resumes.
+TEST(Metrics, ResumeBeforeAnEvaluationLeavesNoEventTwice) {
+  const TempDir dir;
+  const std::string path = dir.file("metrics.jsonl");
+  {
+    MetricsLog log(path, 0, 0, 1000);
+    log.step(metrics_at(1));
+    log.event("eval", 1, {{"total", 0.5}});
+    log.step(metrics_at(2));
+    log.event("eval", 2, {{"total", 0.25}});
+  }
+  const std::string all = read_file(path);
+  { const MetricsLog log(path, 2, 2, 1000); }
+  EXPECT_EQ(read_file(path), all);
+  MetricsLog log(path, 2, 1, 1000);
+  EXPECT_EQ(steps_of(path), (std::vector<int64_t>{1, 1, 2}));
+  log.event("eval", 2, {{"total", 0.25}});
+  EXPECT_EQ(read_file(path), all);
 }
 
 TEST(Metrics, RefusesFilesOfOthers) {
@@ -83,7 +103,7 @@ TEST(Metrics, RefusesFilesOfOthers) {
   const std::string path = dir.file("metrics.jsonl");
   write_file_atomic(path, "{\"step\": 1}\nhello\n");
   try {
-    const MetricsLog log(path, 5, 1000);
+    const MetricsLog log(path, 5, 5, 1000);
     FAIL();
   } catch (const Error& error) {
     EXPECT_TRUE(std::string(error.what()).starts_with(path + ":2")) << error.what();
