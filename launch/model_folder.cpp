@@ -5,6 +5,7 @@
 #include <set>
 
 #include "core/file.h"
+#include "core/log.h"
 #include "distill/student.h"
 #include "launch/checkpoint.h"
 
@@ -136,6 +137,18 @@ void write_preprocessor(const ModelConfig& config, const std::string& dir) {
   write_file_atomic(dir + "/preprocessor_config.json", json.dump(2) + "\n");
 }
 
+// A folder with anything in it that an export does not write is not replaced.
+void check_replaceable(const std::string& out) {
+  static const std::set<std::string> kOurs = {"config.json", "mamba_config.json", "model.safetensors",
+                                              "preprocessor_config.json", "tokenizer.json"};
+  if (!fs::exists(out)) return;
+  check(fs::is_directory(out), out, ": found a file, expected nothing or an exported folder");
+  for (const fs::directory_entry& entry : fs::directory_iterator(out)) {
+    const std::string name = entry.path().filename().string();
+    check(kOurs.contains(name), out, ": found '", name, "' in it, expected nothing or an exported folder to replace");
+  }
+}
+
 }  // namespace
 
 LoadedModel load_model_folder(Context& ctx, const std::string& dir, DType dtype) {
@@ -181,7 +194,7 @@ std::string checkpoint_directory(const std::string& run, ExportFrom from, int64_
     check(fs::exists(dir), run, ": no checkpoint of update ", update);
     return dir;
   }
-  const auto latest = folder.find_latest({});
+  const auto latest = folder.find_latest(log_warn);
   check(latest.has_value(), run, ": no checkpoint");
   const bool best =
       from == ExportFrom::best && latest->state.evaluated && fs::exists(folder.directory_of(latest->state.best_update));
@@ -193,6 +206,7 @@ void export_run(const std::string& run, const std::string& out, ExportFrom from,
   if (tensors.frozen && tensors.run.kind == RunKind::distill) {
     check_source(read_model_config(tensors.run.teacher.path), *tensors.frozen);
   }
+  check_replaceable(out);
   AtomicDirectory dir(out);
   write_tensors(tensors, dir.file("model.safetensors"), dtype);
   write_model_config(tensors.config, dir.path());
