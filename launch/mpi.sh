@@ -3,6 +3,15 @@
 
 have_gpu() { command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q '^GPU'; }
 
+# Children of process $1. /proc/PID/task/PID/children, pgrep and ps are not everywhere.
+children_of() {
+  local status
+  grep -ls "^PPid:[[:space:]]*$1\$" /proc/[0-9]*/status | while read -r status; do
+    status=${status#/proc/}
+    echo "${status%/status}"
+  done
+}
+
 # run_ranks N COMMAND...: the command on N ranks of this machine. On SIGTERM or Ctrl-C the ranks are told to stop (they
 # finish their update and write a checkpoint) and 130 is returned once they have.
 run_ranks() {
@@ -17,7 +26,7 @@ run_ranks() {
   setsid mpirun --oversubscribe --bind-to none -n "$ranks" "$@" </dev/null &
   local mpirun=$! status=0 stopped=false
   # shellcheck disable=SC2064 # the process id of now
-  trap "stopped=true; kill -TERM \$(cat /proc/$mpirun/task/$mpirun/children) 2>/dev/null || true" TERM INT
+  trap "stopped=true; kill -TERM \$(children_of $mpirun) 2>/dev/null || true" TERM INT
   wait "$mpirun" || status=$?
   while kill -0 "$mpirun" 2>/dev/null; do # a signal ended the wait
     status=0
