@@ -2,9 +2,13 @@
 // moments and metrics. Several micro-batches an update, evaluations in between, two ranks.
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/mount.h>
+#include <sys/resource.h>
 
 #include <cmath>
 #include <filesystem>
+#include <fstream>
+#include <iostream>
 #include <random>
 
 #include "core/file.h"
@@ -319,6 +323,59 @@ TEST_F(Resume, ScriptsPassCtrlCToTheRanks) {
   EXPECT_TRUE(contains(result.err, "stopped by a signal after update ")) << result.err;
   ASSERT_EQ(run({"resume", "script"}, 2).code, 0);
   expect_same_bits("script");
+}
+
+// Files of the run may not grow beyond a size any more, as under `ulimit -f` or a quota.
+TEST_F(Resume, FilesThatCannotGrowDuringACheckpoint) {
+  RunningProgram program(dir_->path(), words_of("limited"), 2);
+  ASSERT_TRUE(wait_until(60, [&] { return last_step(file("limited")) >= 8; }));
+  const rlimit limit{30000, 30000};  // less than the 43 kB of the weights
+  ASSERT_EQ(prlimit(program.rank_processes().front(), RLIMIT_FSIZE, &limit, nullptr), 0);
+  const ProgramResult result = program.wait();
+  EXPECT_EQ(result.code, 1);
+  const auto errors = result.logged("error");
+  ASSERT_EQ(errors.size(), 1U) << result.err;
+  EXPECT_TRUE(errors[0].starts_with("limited/checkpoints/step-")) << errors[0];
+  EXPECT_TRUE(contains(errors[0], "/model.safetensors: ")) << errors[0];
+  EXPECT_TRUE(contains(errors[0], ": cannot write after 30000 bytes: File too large")) << errors[0];
+  EXPECT_FALSE(contains(result.err, "LOG ERROR")) << result.err;
+  ASSERT_EQ(run({"resume", "limited"}, 2).code, 0);
+  expect_same_bits("limited");
+}
+
+// A file system of its own that is full: where this process may mount one.
+TEST_F(Resume, FullDiskDuringACheckpoint) {
+  fs::create_directory(file("small"));
+  if (mount("tmpfs", file("small").c_str(), "tmpfs", 0, "size=1m") != 0) {
+    std::cout << "no right to mount a tmpfs: the test before this one, with limited files, stands for it\n";
+    return;
+  }
+  {
+    RunningProgram program(dir_->path(), words_of("small/run"), 2);
+    EXPECT_TRUE(wait_until(60, [&] { return last_step(file("small/run")) >= 8; }));
+    std::ofstream filler(file("small/filler"));
+    for (int i = 0; i < 300 && filler; ++i) filler << std::string(4096, 'x') << std::flush;
+    filler.close();
+    const ProgramResult result = program.wait();
+    EXPECT_EQ(result.code, 1);
+    const auto errors = result.logged("error");
+    EXPECT_EQ(errors.size(), 1U) << result.err;
+    EXPECT_TRUE(errors.at(0).starts_with("small/run/")) << errors.at(0);
+    EXPECT_TRUE(contains(errors.at(0), ": No space left on device")) << errors.at(0);
+    EXPECT_FALSE(contains(result.err, "LOG ERROR")) << result.err;
+    // Still full: the same end, and the older checkpoint stays valid.
+    const ProgramResult again = run({"resume", "small/run"}, 2);
+    EXPECT_EQ(again.code, 1);
+    EXPECT_EQ(again.logged("error").size(), 1U) << again.err;
+    const ProgramResult inspected = run({"inspect", "small/run"});
+    EXPECT_TRUE(contains(inspected.out, "distill, seed 2")) << inspected.out;
+    EXPECT_FALSE(contains(inspected.out, "damaged")) << inspected.out;
+    fs::remove(file("small/filler"));
+    const ProgramResult last = run({"resume", "small/run"}, 2);
+    EXPECT_EQ(last.code, 0) << last.err;
+    expect_same_bits("small/run");
+  }
+  EXPECT_EQ(umount2(file("small").c_str(), MNT_DETACH), 0);
 }
 
 TEST_F(Resume, DamagedCheckpoints) {
