@@ -7,7 +7,9 @@ namespace matvlm {
 
 GradSync::GradSync(Context& ctx, Comm& comm, const ParameterStore& store, int64_t bucket_bytes)
     : ctx_(ctx), comm_(comm), store_(store) {
-  check(comm.on_gpu() == ctx.on_gpu(), "[grad_sync] communicator and gradients are on different devices");
+  // One rank has nothing to send: a GPU in a build without NCCL takes the host's communicator.
+  check(comm.size() == 1 || comm.on_gpu() == ctx.on_gpu(),
+        "[grad_sync] communicator and gradients are on different devices");
   check(bucket_bytes > 0, "[grad_sync] bucket size: found ", bucket_bytes, ", expected a positive number");
   const auto& parameters = store.parameters();
   bucket_of_.resize(parameters.size());

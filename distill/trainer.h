@@ -22,7 +22,8 @@ struct UpdateReport {
 
 class Trainer {
  public:
-  // host: counts and loss terms; device: gradients. Both may be the same object. All outlive the trainer.
+  // host: counts and loss terms; device: gradients, on the device of ctx unless there is only one rank. Both may be the
+  // same object. All outlive the trainer.
   struct Setup {
     Context* ctx = nullptr;
     Comm* host = nullptr;

@@ -23,6 +23,12 @@ add_test(NAME dist.kill_rank
   COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/dist/kill_rank.sh ${MPIEXEC_EXECUTABLE} $<TARGET_FILE:comm_mpi_main>)
 set_tests_properties(dist.kill_rank PROPERTIES ENVIRONMENT "${MATVLM_MPI_ENVIRONMENT}" TIMEOUT 300 PROCESSORS 2)
 
+# N ranks equal one: whole updates over MPI.
+add_executable(ranks_mpi_main ${CMAKE_CURRENT_SOURCE_DIR}/dist/ranks_mpi_main.cpp)
+target_link_libraries(ranks_mpi_main PRIVATE matvlm_test_support)
+matvlm_mpi_test(dist.ranks_mpi_2 2 $<TARGET_FILE:ranks_mpi_main>)
+matvlm_mpi_test(dist.ranks_mpi_3 3 $<TARGET_FILE:ranks_mpi_main>)
+
 # The end-to-end tests run the built program, alone and under mpirun.
 set_source_files_properties(${CMAKE_CURRENT_SOURCE_DIR}/support/program.cpp TARGET_DIRECTORY matvlm_test_support
   PROPERTIES COMPILE_DEFINITIONS "MATVLM_PROGRAM=\"$<TARGET_FILE:matvlm>\";MATVLM_MPIEXEC=\"${MPIEXEC_EXECUTABLE}\"")
