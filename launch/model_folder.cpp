@@ -1,5 +1,7 @@
 #include "launch/model_folder.h"
 
+#include <algorithm>
+#include <bit>
 #include <cmath>
 #include <filesystem>
 #include <set>
@@ -149,6 +151,12 @@ void check_replaceable(const std::string& out) {
   }
 }
 
+bool same_values(const std::vector<float>& a, const std::vector<float>& b, bool rounded) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [rounded](float x, float y) {
+    return rounded ? bf16(x).bits == bf16(y).bits : std::bit_cast<uint32_t>(x) == std::bit_cast<uint32_t>(y);
+  });
+}
+
 }  // namespace
 
 LoadedModel load_model_folder(Context& ctx, const std::string& dir, DType dtype) {
@@ -248,6 +256,24 @@ StudentConfig resolved_student(const RunConfig& config, const ModelConfig& teach
   StudentConfig student = config.student;
   student.ssm_layers = resolve_ssm_layers(config.student, teacher.text.layers);
   return student;
+}
+
+void check_start_is_kept(const ModelConfig& student, const ParameterStore& trained, const std::string& start,
+                         const std::string& teacher) {
+  const TensorSource from = TensorSource::open(start);
+  const TensorSource frozen = TensorSource::open(teacher);
+  std::string lost;
+  for (const ModelTensor& t : model_tensors(student)) {
+    const std::string own = name_in_source(from, t.name);
+    const std::string other = name_in_source(frozen, t.name);
+    if (own.empty() || other.empty() || trained.find(t.name) != nullptr) continue;
+    const bool rounded = from.info(own).dtype == DType::bf16 || frozen.info(other).dtype == DType::bf16;
+    if (!same_values(from.read_floats(own), frozen.read_floats(other), rounded)) lost += cat("; '", t.name, "'");
+  }
+  check(lost.empty(), start,
+        ": found other values than the teacher's in tensors that student.tune_connector and "
+        "student.trainable do not train, expected the same",
+        lost);
 }
 
 }  // namespace matvlm

@@ -43,4 +43,10 @@ ModelConfig taught_config(const TeachModel& model, int64_t vocab, int64_t max_le
 // The student's sizes and switches for a teacher, ssm_layers resolved.
 StudentConfig resolved_student(const RunConfig& config, const ModelConfig& teacher);
 
+// Error that lists the tensors of `start` (student.init_from) that the student does not train and whose values are not
+// the teacher's: teacher and student hold those once, so they would be lost without a word. Where one of the two is
+// stored as bf16 the other may be what it was rounded from.
+void check_start_is_kept(const ModelConfig& student, const ParameterStore& trained, const std::string& start,
+                         const std::string& teacher);
+
 }  // namespace matvlm

@@ -32,6 +32,7 @@ TrainingModels make_distill_models(Context& ctx, const RunConfig& config) {
                                      static_cast<uint64_t>(config.run.seed));
   if (!config.student.init_from.empty()) {
     load_masters(ctx, out.weights.store(), TensorSource::open(config.student.init_from), true);
+    check_start_is_kept(out.config, out.weights.store(), config.student.init_from, config.teacher.path);
   }
   out.vlm = make_vlm(out.weights, out.config);
   return out;

@@ -17,6 +17,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
+using Words = std::vector<std::string>;
+
 bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 // One job for all tests: data, teacher, and a run of two ranks with its export.
@@ -246,6 +248,25 @@ TEST_F(Pipeline, AStudentIsTheStartOfAnotherRun) {
   const TensorSource again = TensorSource::open(file("again"));
   EXPECT_EQ(again.names(), student.names());
   for (const std::string& name : student.names()) EXPECT_EQ(again.read_floats(name), student.read_floats(name)) << name;
+}
+
+// The student's connector was trained; a run that takes the teacher's in its place says so.
+TEST_F(Pipeline, NothingOfAStartIsLost) {
+  Words words = {"distill", "distill.yaml"};
+  for (const char* set : {"run.dir=lost", "student.init_from=student", "student.tune_connector=false"}) {
+    words.insert(words.end(), {"--set", set});
+  }
+  const ProgramResult result = run(words);
+  EXPECT_EQ(result.code, 1);
+  EXPECT_EQ(result.logged("error"),
+            Words{"student: found other values than the teacher's in tensors that student.tune_connector and "
+                  "student.trainable do not train, expected the same; 'connector._connector.0.weight'; "
+                  "'connector._connector.0.bias'; 'connector._connector.2.weight'; 'connector._connector.2.bias'"});
+  // An export in bf16 differs from the teacher by rounding only, which is no loss.
+  ASSERT_EQ(run({"export", "run", "--out", "rounded", "--precision", "bf16"}).code, 0);
+  const ProgramResult rounded = run({"distill", "distill.yaml", "--set", "run.dir=from_rounded", "--set",
+                                     "student.init_from=rounded", "--set", "schedule.total=32"});
+  EXPECT_EQ(rounded.code, 0) << rounded.err;
 }
 
 TEST_F(Pipeline, AStudentIsNoTeacher) {
