@@ -130,7 +130,9 @@ int run_eval(Process& process, const EvalArgs& args) {
   for (int64_t i = runtime.host().rank(); i < n; i += runtime.host().size()) own.push_back(set.question(i));
   const Answers answers = answer(ctx, model, tokenizer, data, own, args, dtype);
   std::vector<std::string> teacher;
-  if (!args.teacher.empty()) {
+  if (args.teacher == args.model) {
+    teacher = answers.texts;  // greedy answers are the same every time
+  } else if (!args.teacher.empty()) {
     const LoadedModel other = load_model(ctx, args.teacher, dtype);
     teacher = answer(ctx, other, load_tokenizer(other), data, own, args, dtype).texts;
   }
