@@ -48,7 +48,7 @@ Ids random_ids(int64_t n, uint64_t stream) {
 // A hybrid model (Mamba, attention, Mamba, attention) that decodes, and the sequences its slots should hold.
 class Decoder {
  public:
-  explicit Decoder(int64_t slots = 3, int64_t capacity = 40, StudentConfig student = tiny_student(),
+  explicit Decoder(int64_t slots = 3, int64_t capacity = 40, const StudentConfig& student = tiny_student(),
                    int64_t kv_heads = 2)
       : models_(make_tiny_models(ctx(), student, kv_heads)),
         state(ctx(), models_->student_config, DType::f32, slots, capacity) {}

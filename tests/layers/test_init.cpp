@@ -162,7 +162,8 @@ TEST(RandomInit, DeviationsOfATransformer) {
   for (const ModelTensor& t : model_tensors(config)) {
     const std::vector<float> values = init_random_tensor(config, t, kSeed);
     ASSERT_EQ(static_cast<int64_t>(values.size()), shape_numel(t.shape)) << t.name;
-    double expected = 1 / std::sqrt(static_cast<double>(shape_numel(t.shape) / t.shape[0]));
+    const int64_t fan_in = shape_numel(t.shape) / t.shape[0];
+    double expected = 1 / std::sqrt(static_cast<double>(fan_in));
     if (t.name.ends_with(".bias")) {
       EXPECT_EQ(values, std::vector<float>(values.size(), 0.0F)) << t.name;
       continue;

@@ -117,7 +117,7 @@ TEST(MakeWeights, ErrorsNameTheTensor) {
   const ValueSource values = tiny_values(config);
   const auto none = [](const std::string&) { return false; };
   const std::string name = "connector._connector.2.bias";
-  const auto with = [&](std::vector<float> special) {
+  const auto with = [&](const std::vector<float>& special) {
     return [&, special](const std::string& n) { return n == name ? special : values(n); };
   };
   EXPECT_EQ(error_of([&] { make_weights(ctx(), config, DType::f32, none, with({})); }),

@@ -52,7 +52,8 @@ ValueSource tiny_values(const ModelConfig& config, uint64_t seed) {
       }
       // Rows of embeddings are seen as they are; of other matrices the products should neither vanish nor explode.
       const bool table = name.ends_with("embed_tokens.weight") || name.ends_with("position_embedding.weight");
-      const double deviation = table ? 0.5 : 1.0 / std::sqrt(static_cast<double>(n / t.shape[0]));
+      const int64_t fan_in = n / t.shape[0];
+      const double deviation = table ? 0.5 : 1.0 / std::sqrt(static_cast<double>(fan_in));
       return random_floats(name, n, 0.0, deviation, seed);
     }
     return std::vector<float>();
