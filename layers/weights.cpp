@@ -1,7 +1,8 @@
 // Frozen tensors and parameters of a model.
 #include "layers/weights.h"
 
-#include <set>
+#include <algorithm>
+#include <cmath>
 #include <utility>
 
 namespace matvlm {
@@ -36,7 +37,11 @@ int64_t ModelWeights::numel() const {
 ValueSource values_from(const TensorSource& source) {
   return [source](const std::string& name) {
     const std::string found = name_in_source(source, name);
-    return found.empty() ? std::vector<float>() : source.read_floats(found);
+    std::vector<float> values = found.empty() ? std::vector<float>() : source.read_floats(found);
+    const auto bad = std::find_if(values.begin(), values.end(), [](float x) { return !std::isfinite(x); });
+    check(bad == values.end(), source.path(), ": '", found, "': found ", bad == values.end() ? 0.0F : *bad,
+          " at element ", bad - values.begin(), ", expected finite numbers");
+    return values;
   };
 }
 

@@ -35,6 +35,7 @@ class ModelWeights {
 
 // A function that supplies the float32 start values of a tensor; an empty vector means that it has none.
 using ValueSource = std::function<std::vector<float>(const std::string& name)>;
+// Values of the source's tensors. Error for a NaN or an infinity, with file, name and element.
 ValueSource values_from(const TensorSource& source);
 
 // Makes the weights of `config`: tensors for which `trained` holds become parameters (float32 master from `values`),

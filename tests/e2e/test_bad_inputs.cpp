@@ -356,7 +356,8 @@ TEST_F(BadInputs, LossesThatAreNotFinite) {
   edit_weights("nan", [](std::vector<EditedTensor>& tensors) {
     tensor(tensors, "language_model.lm_head.weight").values[7] = std::numeric_limits<float>::quiet_NaN();
   });
-  expect_failure(distill({"teacher.path=nan"}), "update 1: the logit loss is ...", 2);
+  expect_failure(distill({"teacher.path=nan"}),
+                 "nan: 'language_model.lm_head.weight': found nan at element 7, expected finite numbers", 2);
   // Weights that explode after a checkpoint.
   expect_failure(distill({"run.dir=exploding", "optimizer.lr=1e30", "schedule.warmup=0", "train.checkpoint_every=1",
                           "train.eval_every=0"}),

@@ -2,7 +2,6 @@
 // ranks visible and killable. A program that is still running when its object ends is killed with all its ranks.
 #pragma once
 
-#include <sys/types.h>
 
 #include <string>
 #include <vector>
@@ -28,7 +27,7 @@ class RunningProgram {
 
   // Processes of the ranks in rank order, once all of them exist; without mpirun the program itself. Error when they do
   // not appear within a minute.
-  std::vector<pid_t> rank_processes() const;
+  std::vector<int> rank_processes() const;
   bool ended();
   // Waits for the end; an Error with the output after `seconds`.
   ProgramResult wait(double seconds = 120);
@@ -37,7 +36,7 @@ class RunningProgram {
   std::string folder_;
   std::string output_;  // prefix of the files with stdout and stderr
   int ranks_;
-  pid_t process_ = -1;
+  int process_ = -1;
   int status_ = 0;
   bool reaped_ = false;
 };
@@ -51,7 +50,7 @@ ProgramResult run_shell(const std::string& folder, const std::string& command);
 std::string program_path();
 
 // Whether a process is gone; one that nobody has waited for yet counts as gone.
-bool is_gone(pid_t process);
+bool is_gone(int process);
 
 // Polls until `condition` holds; false after `seconds`.
 template <class Condition>
