@@ -2,7 +2,6 @@
 // ranks visible and killable. A program that is still running when its object ends is killed with all its ranks.
 #pragma once
 
-
 #include <string>
 #include <vector>
 
