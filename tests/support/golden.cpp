@@ -12,11 +12,12 @@ MicroBatch read_batch(const std::string& path, const std::vector<bool>& no_image
   const auto shape = source.info("input_ids").shape;
   const auto ids = source.read<int32_t>("input_ids");
   const auto labels = source.read<int32_t>("labels");
-  const auto image_shape = source.info("images").shape;
   MicroBatch batch;
-  batch.images = source.read_floats("images");
-  batch.n_images = image_shape[0];
-  batch.image_size = image_shape[2];
+  if (source.has("images")) {
+    batch.images = source.read_floats("images");
+    batch.n_images = source.info("images").shape[0];
+    batch.image_size = source.info("images").shape[2];
+  }
   batch.rows.cu.push_back(0);
   for (int64_t b = 0; b < shape[0]; ++b) {
     for (int64_t i = 0; i < shape[1]; ++i) {
