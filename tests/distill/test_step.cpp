@@ -405,7 +405,8 @@ TEST(TextOnly, AMixedBatchIsTheSumOfItsRows) {
     for (size_t k = 0; k < whole.gradients[i].size(); ++k) {
       sum.push_back(0.5 * (static_cast<double>(first.gradients[i][k]) + static_cast<double>(second.gradients[i][k])));
     }
-    EXPECT_LE(relative_error(whole.gradients[i], sum), 1e-5) << hybrid().store().parameters()[i]->name;
+    // D's gradient is a sum over all positions that nearly cancels: 1.2e-5 in a build of other instruction order.
+    EXPECT_LE(relative_error(whole.gradients[i], sum), 5e-5) << hybrid().store().parameters()[i]->name;
   }
 }
 
