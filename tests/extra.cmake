@@ -38,3 +38,4 @@ foreach(file ${e2e_tests})
   string(REPLACE "test_" "test_e2e_" target ${stem})
   add_dependencies(${target} matvlm)
 endforeach()
+set_tests_properties(e2e.resume PROPERTIES TIMEOUT 1800)  # of which it needs two minutes, but many more with sanitizers

@@ -222,7 +222,7 @@ TEST(GatedRmsNorm, GradientOfOneInputOnly) {
 
 TEST(GatedRmsNorm, BadInputsAreNamed) {
   Context& ctx = cpu();
-  const auto message = [&](Shape z, Shape weight, int64_t group, DType dtype) {
+  const auto message = [&](const Shape& z, const Shape& weight, int64_t group, DType dtype) {
     Graph g(ctx);
     try {
       gated_rms_norm(g, g.constant(Tensor::zeros(ctx, {2, 12}, dtype)), g.constant(Tensor::zeros(ctx, z, dtype)),

@@ -23,7 +23,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr long kUpdates = 160;
+constexpr long kUpdates = 120;
 
 bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
@@ -177,7 +177,7 @@ TEST_F(Resume, AnyRankKilledAtAnyMomentTenTimes) {
     if (round % 3 == 1) {
       sleep_seconds(0.4 * static_cast<double>(random() % 1000) / 1000);
     } else {
-      const long until = last_step(file("killed")) + static_cast<long>(random() % 10);
+      const long until = last_step(file("killed")) + static_cast<long>(random() % 6);
       EXPECT_TRUE(wait_until(60, [&] { return last_step(file("killed")) >= until || program.ended(); }));
     }
     sleep_seconds(0.03 * static_cast<double>(random() % 1000) / 1000);
@@ -272,7 +272,7 @@ TEST_F(Resume, WithAnotherTeacherOrDataSaysSo) {
   const auto errors = result.logged("error");
   ASSERT_EQ(errors.size(), 1U) << result.err;
   EXPECT_TRUE(
-      errors[0].starts_with("changed/checkpoints/step-00000160: the files that the run began with have changed; "
+      errors[0].starts_with("changed/checkpoints/step-00000120: the files that the run began with have changed; "
                             "teacher.model.safetensors: found "))
       << errors[0];
 }

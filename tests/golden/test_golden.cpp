@@ -41,7 +41,7 @@ double cosine(const std::vector<float>& a, const std::vector<float>& b) {
 class GoldenStep {
  public:
   GoldenStep(Context& ctx, const std::string& dir, DType dtype, const Bounds& bounds)
-      : ctx_(ctx), dtype_(dtype), bounds_(bounds), golden_(load_golden(ctx, dir, dtype)) {
+      : ctx_(ctx), bounds_(bounds), golden_(load_golden(ctx, dir, dtype)) {
     models_ = golden_->models(dtype);
     rows_ = splice_for(models_, golden_->batch);
     counts_ = count_rows(rows_, LossPositions::all);
@@ -172,7 +172,6 @@ class GoldenStep {
   }
 
   Context& ctx_;
-  DType dtype_;
   Bounds bounds_;
   std::unique_ptr<GoldenCase> golden_;
   Models models_;

@@ -2,8 +2,8 @@
 // known exactly, on sizes around the borders of parts and segments. A failed check throws an Error.
 #pragma once
 
+#include <bit>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <string>
 #include <vector>
@@ -37,7 +37,7 @@ inline void check_same_bits(const std::string& what, const std::vector<float>& f
                             const std::vector<float>& expected) {
   check(found.size() == expected.size(), what, ": found ", found.size(), " values, expected ", expected.size());
   for (size_t i = 0; i < found.size(); ++i) {
-    if (std::memcmp(&found[i], &expected[i], sizeof(float)) != 0) {
+    if (std::bit_cast<uint32_t>(found[i]) != std::bit_cast<uint32_t>(expected[i])) {
       fail(what, ": found ", found[i], " at ", i, ", expected ", expected[i]);
     }
   }

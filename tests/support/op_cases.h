@@ -31,7 +31,7 @@ struct OpInput {
 template <class T>
 using Values = std::map<std::string, std::vector<T>>;
 
-inline OpInput random_input(const std::string& name, Shape shape, double scale = 1.0, double shift = 0.0) {
+inline OpInput random_input(const std::string& name, const Shape& shape, double scale = 1.0, double shift = 0.0) {
   OpInput input{name, shape, random_values(name + shape_string(shape), shape_numel(shape), scale)};
   for (double& v : input.values) v += shift;
   return input;
