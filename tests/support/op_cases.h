@@ -37,8 +37,8 @@ inline OpInput random_input(const std::string& name, const Shape& shape, double 
   return input;
 }
 
-inline OpInput random_parameter(const std::string& name, Shape shape, double scale = 1.0, double shift = 0.0) {
-  OpInput input = random_input(name, std::move(shape), scale, shift);
+inline OpInput random_parameter(const std::string& name, const Shape& shape, double scale = 1.0, double shift = 0.0) {
+  OpInput input = random_input(name, shape, scale, shift);
   input.parameter = true;
   return input;
 }
