@@ -295,7 +295,7 @@ void compare(Context& ctx, DType dtype) {
 TEST(LayerLoss, FloatAgainstDouble) { compare(cpu(), DType::f32); }
 
 void expect_exact_zeros(Context& ctx, DType dtype) {
-  for (Case c : cases()) {
+  for (const Case& c : cases()) {
     SCOPED_TRACE(c.name());
     Values v = make_values(c, dtype);
     v.student = v.teacher;

@@ -120,7 +120,7 @@ void expect_llava(const Json& samples, const std::string& folder) {
 std::pair<std::string, std::string> base_and_tones(const std::string& name) {
   std::string base;
   std::string tones;
-  std::string rest = name;
+  const std::string& rest = name;
   for (size_t at = 0; at < rest.size();) {
     const size_t end = std::min({rest.find(": ", at), rest.find(", ", at), rest.size()});
     const std::string part = rest.substr(at, end - at);

@@ -1,9 +1,9 @@
 // A run that is stopped or killed at any moment and resumed ends with the bits of one that nothing disturbed: weights,
 // moments and metrics. Several micro-batches an update, evaluations in between, two ranks.
 #include <gtest/gtest.h>
-#include <signal.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
+#include <csignal>
 
 #include <cmath>
 #include <filesystem>
