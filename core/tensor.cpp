@@ -50,7 +50,7 @@ Tensor Tensor::zeros(Context& ctx, Shape shape, DType dtype) {
   return t;
 }
 
-template <class T>
+template <class T>  // the shape is moved on; clang-tidy does not see that in a template. NOLINTNEXTLINE
 Tensor Tensor::from(Context& ctx, std::span<const T> values, Shape shape) {
   Tensor t = empty(ctx, std::move(shape), kDType<T>);
   check(static_cast<int64_t>(values.size()) == t.numel_, "[tensor] found ", values.size(), " values for shape ",

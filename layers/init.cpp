@@ -86,8 +86,8 @@ std::vector<float> init_random_tensor(const ModelConfig& config, const ModelTens
     return out;
   }
   const bool table = name.ends_with("embed_tokens.weight") || name.ends_with("position_embedding.weight");
-  const auto fan_in = static_cast<double>(shape_numel(tensor.shape) / tensor.shape[0]);
-  double deviation = table ? 0.02 : 1.0 / std::sqrt(fan_in);
+  const int64_t fan_in = shape_numel(tensor.shape) / tensor.shape[0];
+  double deviation = table ? 0.02 : 1.0 / std::sqrt(static_cast<double>(fan_in));
   const bool in_tower = name.starts_with("vision_tower");
   if (name.ends_with("mlp.fc2.weight") || name.ends_with(".dense.weight") || name.ends_with("out_proj.weight") ||
       name.ends_with("down_proj.weight")) {
