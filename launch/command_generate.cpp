@@ -33,6 +33,11 @@ int run_generate(Process& process, const GenerateArgs& args) {
     image_tokens = encode_images(ctx, model.vlm, pixels, 1, dtype);
   }
   prompt.ids = encode_prompt({{question, "", ""}}, form, tokenizer);
+  const int64_t positions =
+      static_cast<int64_t>(prompt.ids.size()) + (args.image.empty() ? 0 : model.config.tokens_per_image() - 1);
+  check(positions < model.config.text.max_positions, "--prompt: found ", positions,
+        " positions with the template and the picture, expected fewer than the model's ",
+        model.config.text.max_positions);
   prompt.cu = {0, static_cast<int64_t>(prompt.ids.size())};
   prompt.image_of_row = {args.image.empty() ? -1 : 0};
 

@@ -337,6 +337,12 @@ TEST_F(BadInputs, Pictures) {
                  cat("broken_images.h5: picture '", picture, "'", truncated), 2);
 }
 
+TEST_F(BadInputs, PromptsThatAreTooLong) {
+  std::string words;
+  for (int i = 0; i < 2000; ++i) words += "x ";
+  expect_failure({"generate", "--model", "teacher", "--prompt", words}, "--prompt: found ...");
+}
+
 TEST_F(BadInputs, SamplesWithoutAnAnswerAreCounted) {
   Words pack = tiny_pack_words("train");
   pack[9] = "short.h5";
