@@ -59,6 +59,7 @@ SsdArgs<E, float> make_args(const Inputs& in) {
   a.shape = in.shape;
   a.tokens = in.x.value().dim(0);
   a.batch = in.lens->batch();
+  a.longest = in.lens->longest;
   a.cu = device_cu(*in.lens, in.x.value().on_gpu());
   a.x = in.x.value().data<E>();
   a.x_stride = in.x.value().row_stride();

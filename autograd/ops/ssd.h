@@ -31,6 +31,7 @@ template <class E, class F = E>
 struct SsdArgs {
   SsdShape shape;
   int64_t tokens = 0, batch = 0;
+  int64_t longest = 0;                               // of the sequences
   const int64_t* cu = nullptr;                       // [B+1]
   const E *x = nullptr, *b = nullptr, *c = nullptr;  // [T, groups*P or N]
   const E* dt = nullptr;                             // [T, H]
@@ -43,9 +44,11 @@ struct SsdArgs {
   const int64_t* slots = nullptr;  // [B] or null
   F* final_state = nullptr;        // [S, H, P, N] or null
   F* every = nullptr;              // [T, H, P, N] or null
-  // Backward, without initial state. Null = not wanted.
+  // Backward of y and final_state; reads `initial` too. Null outputs are not wanted.
   const E* dy = nullptr;  // [T, H*P]
   int64_t dy_stride = 0;
+  const F* dfinal_state = nullptr;  // [B, H, P, N] gradient of the state after each sequence; null = 0
+  F* dinitial = nullptr;            // [B, H, P, N] gradient of the state before it; overwritten
   E *dx = nullptr, *db = nullptr, *dc = nullptr, *ddt = nullptr;  // shapes of x, b, c, dt
   int64_t dx_stride = 0, db_stride = 0, dc_stride = 0, ddt_stride = 0;
   bool dx_accumulate = false, db_accumulate = false, dc_accumulate = false, ddt_accumulate = false;
