@@ -1,0 +1,463 @@
+// Backward pass of the chunked SSD for one chunk and one head, or several heads that share a group, from the state
+// before the chunk (S) and the gradient of the state after it (dS). With G_ij = L_ij (dy_i . x_j), i >= j:
+//   dC_i = 2^cum_i S^T dy_i + sum_j G_ij dt_j B_j
+//   dB_j = dt_j (2^(cum_last - cum_j) dS^T x_j + sum_i G_ij C_i)
+//   dx_j = dt_j (2^(cum_last - cum_j) dS B_j + sum_i L_ij (C_i . B_j) dy_i) + D dy_j
+// The gradient of one step's exponent dt_t A is the sum of everything that decays through step t; it is added up from
+// its parts (M_ij = G_ij (C_i . B_j) dt_j with i >= t > j; from the old state to i >= t; from j < t to the new state;
+// from the old to the new state), never as a difference of two large sums that share their diagonal.
+#pragma once
+
+#include "autograd/ops/ssd_chunk.cuh"
+
+namespace matvlm::ssd_chunk {
+
+struct BackwardArgs {
+  Problem problem;
+  const float* a_log = nullptr;   // [H]
+  const float* d = nullptr;       // [H]
+  const bf16* states = nullptr;   // [slots, H, padded P, padded N] before each chunk
+  const bf16* dstates = nullptr;  // the same, gradient of the state after each chunk
+  Output dx, db, dc, ddt;         // ddt: width 1
+  float* weight_sums = nullptr;   // [3, H, slots]: gradients of a_log, d, dt_bias
+  int heads_per_block = 1;
+};
+
+template <int P, int N>
+struct BackwardShared {
+  bf16 x[Tile<P>::elements(kChunk)];
+  bf16 dy[Tile<P>::elements(kChunk)];
+  bf16 b[Tile<N>::elements(kChunk)];
+  bf16 c[Tile<N>::elements(kChunk)];
+  bf16 state[Tile<N>::elements(P)];
+  bf16 dstate[Tile<N>::elements(P)];
+  float cum[kChunk];
+  float step[kChunk];
+  float row_sum[kChunk];                // sum_{j < i} M_ij + what comes from the old state
+  float column_sum[kRowTiles][kChunk];  // sum_{i > j} M_ij / dt_j over the rows of a warp
+  float diagonal[kChunk];               // M_jj / dt_j
+  float product[kChunk];                // x_j . dy_j
+  float to_state[kChunk];               // what goes from j to the new state, / dt_j
+  float state_dot[4];                   // <dS, S>, a part per warp
+};
+
+// Padded [P, N] in device memory to a tile.
+template <int P, int N>
+__device__ void load_state_tile(bf16* to, const bf16* from, int thread) {
+  constexpr int kVectors = N / 8;
+#pragma unroll 4
+  for (int i = thread; i < P * kVectors; i += 128) {
+    const int row = i / kVectors;
+    const int column = i % kVectors * 8;
+    mma::copy_async_16(mma::shared_address(to + row * Tile<N>::kStride + column), from + row * N + column, true);
+  }
+}
+
+// A float32 sum over heads is kept in fragments; the part of one head enters at the row's own scale s (2^cum, say):
+// sum = (sum / s + part) s. Below 2^-40 a part cannot be seen in the sum.
+struct RowScale {
+  float down[2], up[2];
+  __device__ RowScale(float exponent0, float exponent1) {
+    const float e0 = fminf(fmaxf(exponent0, -40.0F), 0.0F);
+    const float e1 = fminf(fmaxf(exponent1, -40.0F), 0.0F);
+    up[0] = mma::exp2_approx(e0);
+    up[1] = mma::exp2_approx(e1);
+    down[0] = mma::exp2_approx(-e0);
+    down[1] = mma::exp2_approx(-e1);
+  }
+};
+
+// Row sums of sum * rows (fragments of A form), for rows g and g + 8; every lane of a quad gets them.
+template <int W>
+__device__ float2 row_dots(const float (&sum)[W / 8][4], const unsigned (&rows)[W / 16][4]) {
+  float upper = 0.0F;
+  float lower = 0.0F;
+#pragma unroll
+  for (int k = 0; k < W / 16; ++k) {
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+      const float* s = sum[2 * k + n];
+      upper += s[0] * mma::low_half(rows[k][2 * n]) + s[1] * mma::high_half(rows[k][2 * n]);
+      lower += s[2] * mma::low_half(rows[k][2 * n + 1]) + s[3] * mma::high_half(rows[k][2 * n + 1]);
+    }
+  }
+  return make_float2(quad_sum(upper), quad_sum(lower));
+}
+
+// dC of the warp's 16 rows i, and the sums over M.
+template <int P, int N, bool kFirst>
+__device__ void add_dc(float (&dc)[N / 8][4], BackwardShared<P, N>& sm, int warp, int lane) {
+  const int t = lane % 4;
+  const int row = warp * kTileRows + lane / 4;
+  const Tile<P> x(sm.x);
+  const Tile<N> b(sm.b);
+  unsigned c_rows[N / 16][4];
+  unsigned dy_rows[P / 16][4];
+  load_rows<N>(c_rows, Tile<N>(sm.c), warp * kTileRows, lane);
+  load_rows<P>(dy_rows, Tile<P>(sm.dy), warp * kTileRows, lane);
+  const float cum_row[2] = {sm.cum[row], sm.cum[row + 8]};
+  const RowScale scale(cum_row[0], cum_row[1]);
+  float2 before = make_float2(0.0F, 0.0F);
+  if constexpr (!kFirst) {
+    before = row_dots<N>(dc, c_rows);
+    scale_rows(dc, scale.down[0], scale.down[1]);
+  }
+  const Tile<N> state(sm.state);
+#pragma unroll
+  for (int k = 0; k < P / 16; ++k) add_product<N>(dc, dy_rows[k], state, k * 16, lane);
+  if constexpr (kFirst) {
+    scale_rows(dc, mma::exp2_approx(fminf(cum_row[0], 0.0F)), mma::exp2_approx(fminf(cum_row[1], 0.0F)));
+  } else {
+    scale_rows(dc, scale.up[0], scale.up[1]);
+  }
+  const float2 after = row_dots<N>(dc, c_rows);
+  float rows[2] = {after.x - before.x, after.y - before.y};
+
+  float m_rows[2] = {0.0F, 0.0F};
+  for (int j = 0; j <= warp; ++j) {
+    float cb[2][4];
+    float g[2][4];
+    scores<N>(cb, c_rows, b, j * kTileRows, lane);
+    scores<P>(g, dy_rows, x, j * kTileRows, lane);
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+      const int column = j * kTileRows + 8 * n + 2 * t;
+      float column_sum[2] = {0.0F, 0.0F};
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int r = row + 8 * (i / 2);
+        const int k = column + i % 2;
+        const float step = sm.step[k];
+        const float decay = mma::exp2_approx(fminf(cum_row[i / 2] - sm.cum[k], 0.0F));
+        const float product = g[n][i];
+        g[n][i] = r >= k ? product * decay : 0.0F;
+        const float m = g[n][i] * cb[n][i];
+        if (r > k) {
+          m_rows[i / 2] += m * step;
+          column_sum[i % 2] += m;
+        } else if (r == k) {
+          sm.diagonal[k] = m;
+          sm.product[k] = product;
+        }
+        g[n][i] *= step;
+      }
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        for (int offset = 4; offset < 32; offset *= 2) {
+          column_sum[i] += __shfl_xor_sync(0xffffffffU, column_sum[i], offset);
+        }
+      }
+      if (lane < 4)
+        *reinterpret_cast<float2*>(&sm.column_sum[warp][column]) = make_float2(column_sum[0], column_sum[1]);
+    }
+    const unsigned a[4] = {mma::pack(g[0][0], g[0][1]), mma::pack(g[0][2], g[0][3]), mma::pack(g[1][0], g[1][1]),
+                           mma::pack(g[1][2], g[1][3])};
+    add_product<N>(dc, a, b, j * kTileRows, lane);
+  }
+  rows[0] += quad_sum(m_rows[0]);
+  rows[1] += quad_sum(m_rows[1]);
+  if (t == 0) {
+    sm.row_sum[row] = rows[0];
+    sm.row_sum[row + 8] = rows[1];
+  }
+}
+
+// Masked, decayed scores of rows j against rows i as an A fragment: L_ij s_ji.
+__device__ inline void decay_transposed(unsigned (&a)[4], float (&s)[2][4], const float* cum, int row, int column,
+                                        const float (&cum_row)[2], int t) {
+#pragma unroll
+  for (int n = 0; n < 2; ++n) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int k = column + 8 * n + 2 * t + i % 2;
+      const float decay = mma::exp2_approx(fminf(cum[k] - cum_row[i / 2], 0.0F));
+      s[n][i] = k >= row + 8 * (i / 2) ? s[n][i] * decay : 0.0F;
+    }
+  }
+  a[0] = mma::pack(s[0][0], s[0][1]);
+  a[1] = mma::pack(s[0][2], s[0][3]);
+  a[2] = mma::pack(s[1][0], s[1][1]);
+  a[3] = mma::pack(s[1][2], s[1][3]);
+}
+
+// dB of the warp's 16 rows j. Sums over heads are of dt_j times each head's part, so the row scale has dt in it.
+template <int P, int N, bool kFirst>
+__device__ void add_db(float (&db)[N / 8][4], BackwardShared<P, N>& sm, int warp, int lane) {
+  const int t = lane % 4;
+  const int row = warp * kTileRows + lane / 4;
+  const Tile<P> dy(sm.dy);
+  const Tile<N> c(sm.c);
+  const float last = sm.cum[kChunk - 1];
+  const float cum_row[2] = {sm.cum[row], sm.cum[row + 8]};
+  const float step[2] = {sm.step[row], sm.step[row + 8]};
+  unsigned x_rows[P / 16][4];
+  load_rows<P>(x_rows, Tile<P>(sm.x), warp * kTileRows, lane);
+  float part[N / 8][4];
+  clear(part);
+  const Tile<N> dstate(sm.dstate);
+#pragma unroll
+  for (int k = 0; k < P / 16; ++k) add_product<N>(part, x_rows[k], dstate, k * 16, lane);
+  scale_rows(part, mma::exp2_approx(fminf(last - cum_row[0], 0.0F)), mma::exp2_approx(fminf(last - cum_row[1], 0.0F)));
+  {
+    unsigned b_rows[N / 16][4];
+    load_rows<N>(b_rows, Tile<N>(sm.b), warp * kTileRows, lane);
+    const float2 dots = row_dots<N>(part, b_rows);
+    if (t == 0) {
+      sm.to_state[row] = dots.x;
+      sm.to_state[row + 8] = dots.y;
+    }
+  }
+  for (int i = warp; i < kRowTiles; ++i) {
+    float s[2][4];
+    unsigned a[4];
+    scores<P>(s, x_rows, dy, i * kTileRows, lane);
+    decay_transposed(a, s, sm.cum, row, i * kTileRows, cum_row, t);
+    add_product<N>(part, a, c, i * kTileRows, lane);
+  }
+#pragma unroll
+  for (int n = 0; n < N / 8; ++n) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float value = part[n][i] * step[i / 2];
+      db[n][i] = kFirst ? value : db[n][i] + value;
+    }
+  }
+}
+
+// dx of the warp's 16 rows j.
+template <int P, int N, bool kFirst>
+__device__ void add_dx(float (&dx)[P / 8][4], const BackwardShared<P, N>& sm, float skip, int warp, int lane) {
+  const int t = lane % 4;
+  const int row = warp * kTileRows + lane / 4;
+  const Tile<P> dy(sm.dy);
+  const Tile<N> c(sm.c);
+  const float last = sm.cum[kChunk - 1];
+  const float cum_row[2] = {sm.cum[row], sm.cum[row + 8]};
+  const float step[2] = {sm.step[row], sm.step[row + 8]};
+  unsigned b_rows[N / 16][4];
+  load_rows<N>(b_rows, Tile<N>(sm.b), warp * kTileRows, lane);
+  float part[P / 8][4];
+  clear(part);
+  add_product_trans<N, P>(part, b_rows, Tile<N>(sm.dstate), lane);
+  scale_rows(part, mma::exp2_approx(fminf(last - cum_row[0], 0.0F)), mma::exp2_approx(fminf(last - cum_row[1], 0.0F)));
+  for (int i = warp; i < kRowTiles; ++i) {
+    float s[2][4];
+    unsigned a[4];
+    scores<N>(s, b_rows, c, i * kTileRows, lane);
+    decay_transposed(a, s, sm.cum, row, i * kTileRows, cum_row, t);
+    add_product<P>(part, a, dy, i * kTileRows, lane);
+  }
+  const bf16* own = sm.dy + row * Tile<P>::kStride + 2 * t;
+#pragma unroll
+  for (int n = 0; n < P / 8; ++n) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const unsigned pair = *reinterpret_cast<const unsigned*>(own + half * 8 * Tile<P>::kStride + 8 * n);
+      const float low = part[n][2 * half] * step[half] + skip * mma::low_half(pair);
+      const float high = part[n][2 * half + 1] * step[half] + skip * mma::high_half(pair);
+      dx[n][2 * half] = kFirst ? low : dx[n][2 * half] + low;
+      dx[n][2 * half + 1] = kFirst ? high : dx[n][2 * half + 1] + high;
+    }
+  }
+}
+
+// <dS, S> over the tiles, a part per warp.
+template <int P, int N>
+__device__ void dot_states(BackwardShared<P, N>& sm, int warp, int lane) {
+  float sum = 0.0F;
+  for (int i = warp * 32 + lane; i < P * (N / 8); i += 128) {
+    const int at = i / (N / 8) * Tile<N>::kStride + i % (N / 8) * 8;
+    const uint4 s = *reinterpret_cast<const uint4*>(sm.state + at);
+    const uint4 d = *reinterpret_cast<const uint4*>(sm.dstate + at);
+    const unsigned* sw = &s.x;
+    const unsigned* dw = &d.x;
+#pragma unroll
+    for (int w = 0; w < 4; ++w) {
+      sum += mma::low_half(sw[w]) * mma::low_half(dw[w]) + mma::high_half(sw[w]) * mma::high_half(dw[w]);
+    }
+  }
+  for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(0xffffffffU, sum, offset);
+  if (lane == 0) sm.state_dot[warp] = sum;
+}
+
+// Sum over the lanes from this one on (suffix) or before it (prefix, exclusive).
+__device__ inline float lane_suffix(float x, int lane) {
+  for (int offset = 1; offset < 32; offset *= 2) {
+    const float other = __shfl_down_sync(0xffffffffU, x, offset);
+    if (lane + offset < 32) x += other;
+  }
+  return x;
+}
+__device__ inline float lane_prefix(float x, int lane) {
+  float sum = x;
+  for (int offset = 1; offset < 32; offset *= 2) {
+    const float other = __shfl_up_sync(0xffffffffU, sum, offset);
+    if (lane >= offset) sum += other;
+  }
+  const float before = __shfl_up_sync(0xffffffffU, sum, 1);
+  return lane == 0 ? 0.0F : before;
+}
+__device__ inline float warp_sum(float x) {
+  for (int offset = 16; offset > 0; offset /= 2) x += __shfl_xor_sync(0xffffffffU, x, offset);
+  return x;
+}
+
+// Gradients of dt and of the weights, by one warp; a lane has two tokens.
+template <int P, int N>
+__device__ void step_gradients(const BackwardArgs& args, const BackwardShared<P, N>& sm, const ChunkInfo& chunk,
+                               int64_t slot, int h, int lane) {
+  const Problem& p = args.problem;
+  const float a = -expf(args.a_log[h]);
+  const float last = sm.cum[kChunk - 1];
+  const float through =
+      mma::exp2_approx(fminf(last, 0.0F)) * (sm.state_dot[0] + sm.state_dot[1] + sm.state_dot[2] + sm.state_dot[3]);
+  float own[2], direct[2], entering[2], skip = 0.0F;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const int j = 2 * lane + i;
+    const bool valid = j < chunk.count;
+    float column = 0.0F;
+    for (int w = j / kTileRows; w < kRowTiles; ++w) column += sm.column_sum[w][j];
+    direct[i] = valid ? column + sm.diagonal[j] + sm.to_state[j] : 0.0F;
+    own[i] = valid ? sm.row_sum[j] - column * sm.step[j] : 0.0F;
+    entering[i] = valid ? sm.to_state[j] * sm.step[j] : 0.0F;
+    skip += valid ? sm.product[j] : 0.0F;
+  }
+  const float pair = own[0] + own[1];
+  const float after = lane_suffix(pair, lane);
+  const float before = lane_prefix(entering[0] + entering[1], lane);
+  const float exponent[2] = {after + before + through, after - own[0] + before + entering[0] + through};
+  float weight_a = 0.0F;
+  float bias = 0.0F;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const int j = 2 * lane + i;
+    if (j >= chunk.count) continue;
+    const float step = sm.step[j];
+    weight_a += step * exponent[i];
+    // softplus' = sigmoid = 1 - exp(-softplus)
+    const float raw = (a * exponent[i] + direct[i]) * -expm1f(-step);
+    bias += raw;
+    if (args.ddt.data != nullptr) {
+      add_bf16(args.ddt.data + (chunk.first + j) * args.ddt.stride + h, raw, args.ddt.accumulate);
+    }
+  }
+  weight_a = warp_sum(weight_a) * a;
+  bias = warp_sum(bias);
+  skip = warp_sum(skip);
+  if (lane == 0) {
+    float* to = args.weight_sums + static_cast<int64_t>(h) * p.slots + slot;
+    const int64_t kind = static_cast<int64_t>(p.heads) * p.slots;
+    to[0] = weight_a;
+    to[kind] = skip;
+    to[2 * kind] = bias;
+  }
+}
+
+// Rows of a gradient to where they belong: the tensor itself, or this block's part of a sum over heads.
+template <int W>
+__device__ void write_gradient(const float (&sum)[W / 8][4], const Output& out, const ChunkInfo& chunk, int h,
+                               int64_t part, int64_t parts, int warp, int lane) {
+  const int t = lane % 4;
+  const int row = warp * kTileRows + lane / 4;
+  if (out.partial != nullptr) {
+    store_partial<W>(sum, out, chunk.first, row, chunk.count, part, parts, t);
+  } else if (out.data != nullptr) {
+    store_rows<W>(sum, out, chunk.first, row, chunk.count, static_cast<int64_t>(h / out.heads_per_group) * out.width,
+                  t);
+  }
+}
+
+// Grid: slots * blocks per chunk. kShared: a block takes heads_per_block heads of one group (of those operands that
+// have groups) and adds up their gradients in registers.
+template <int P, int N, bool kShared>
+__global__ void __launch_bounds__(128, kShared ? 1 : (P* N <= 80 * 80 ? 3 : 1))
+    backward_kernel(const __grid_constant__ BackwardArgs args) {
+  extern __shared__ __align__(16) unsigned char memory[];
+  auto& sm = *reinterpret_cast<BackwardShared<P, N>*>(memory);
+  const Problem& p = args.problem;
+  const int64_t parts = p.heads / args.heads_per_block;
+  const int64_t slot = blockIdx.x / parts;
+  const int64_t part = blockIdx.x % parts;
+  const ChunkInfo chunk = p.chunks[slot];
+  const int thread = static_cast<int>(threadIdx.x);
+  const int warp = thread / 32;
+  const int lane = thread % 32;
+  const int first_head = static_cast<int>(part) * args.heads_per_block;
+  if (chunk.count == 0) {
+    for (int i = thread; i < 3 * args.heads_per_block; i += 128) {
+      const int64_t h = first_head + i % args.heads_per_block;
+      args.weight_sums[(i / args.heads_per_block * static_cast<int64_t>(p.heads) + h) * p.slots + slot] = 0.0F;
+    }
+    return;
+  }
+
+  const auto load = [&](int h) {
+    load_tile<P, 128>(sm.x, p.x, chunk.first, chunk.count, h, thread);
+    load_tile<P, 128>(sm.dy, p.dy, chunk.first, chunk.count, h, thread);
+    load_tile<N, 128>(sm.b, p.b, chunk.first, chunk.count, h, thread);
+    load_tile<N, 128>(sm.c, p.c, chunk.first, chunk.count, h, thread);
+    const int64_t at = (slot * p.heads + h) * P * N;
+    load_state_tile<P, N>(sm.state, args.states + at, thread);
+    load_state_tile<P, N>(sm.dstate, args.dstates + at, thread);
+    load_steps<128>(sm.cum, sm.step, p, slot, h, thread);
+    mma::copy_async_commit();
+    mma::copy_async_wait<0>();
+    __syncthreads();
+  };
+
+  if constexpr (!kShared) {
+    const int h = first_head;
+    load(h);
+    {
+      float dc[N / 8][4];
+      clear(dc);
+      add_dc<P, N, true>(dc, sm, warp, lane);
+      write_gradient<N>(dc, args.dc, chunk, h, part, parts, warp, lane);
+    }
+    {
+      float db[N / 8][4];
+      add_db<P, N, true>(db, sm, warp, lane);
+      write_gradient<N>(db, args.db, chunk, h, part, parts, warp, lane);
+    }
+    {
+      float dx[P / 8][4];
+      add_dx<P, N, true>(dx, sm, args.d[h], warp, lane);
+      write_gradient<P>(dx, args.dx, chunk, h, part, parts, warp, lane);
+    }
+    dot_states<P, N>(sm, warp, lane);
+    __syncthreads();
+    if (warp == 0) step_gradients<P, N>(args, sm, chunk, slot, h, lane);
+    return;
+  }
+  float dc[N / 8][4], db[N / 8][4], dx[P / 8][4];
+  clear(dc);
+  clear(db);
+  clear(dx);
+  for (int i = 0; i < args.heads_per_block; ++i) {
+    const int h = first_head + i;
+    const bool last = i + 1 == args.heads_per_block;
+    load(h);
+    add_dc<P, N, false>(dc, sm, warp, lane);
+    if (last || args.dc.heads_per_group == 1) {
+      write_gradient<N>(dc, args.dc, chunk, h, part, parts, warp, lane);
+      clear(dc);
+    }
+    add_db<P, N, false>(db, sm, warp, lane);
+    if (last || args.db.heads_per_group == 1) {
+      write_gradient<N>(db, args.db, chunk, h, part, parts, warp, lane);
+      clear(db);
+    }
+    add_dx<P, N, false>(dx, sm, args.d[h], warp, lane);
+    if (last || args.dx.heads_per_group == 1) {
+      write_gradient<P>(dx, args.dx, chunk, h, part, parts, warp, lane);
+      clear(dx);
+    }
+    dot_states<P, N>(sm, warp, lane);
+    __syncthreads();
+    if (warp == 0) step_gradients<P, N>(args, sm, chunk, slot, h, lane);
+    __syncthreads();  // the tiles and sums have been read
+  }
+}
+
+}  // namespace matvlm::ssd_chunk

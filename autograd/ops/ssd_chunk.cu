@@ -1,0 +1,309 @@
+// Host side of the chunked SSD: time steps, choice of kernels, splitting of sequences, sums over heads and chunks.
+#include "autograd/ops/ssd_chunk.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "autograd/ops/ssd_sizes.cuh"
+
+namespace matvlm {
+namespace {
+
+using namespace ssd_chunk;
+
+constexpr int64_t kFewTokens = 16;  // sequences up to this long are steps of decoding
+constexpr int kPrepareThreads = 256;
+constexpr int kHeadTile = 32;
+constexpr int kSumThreads = 256;
+constexpr float kLog2E = 1.44269504F;
+
+struct PrepareArgs {
+  const int64_t* cu;
+  int64_t batch, slots;
+  int heads;
+  const bf16* dt;
+  int64_t dt_stride;
+  const float *a_log, *dt_bias;
+  ChunkInfo* chunks;
+  float *step, *cum;
+};
+
+__device__ ChunkInfo find_chunk(const int64_t* cu, int64_t batch, int64_t slot) {
+  int64_t low = 0;
+  int64_t high = batch;  // first_slot(low) <= slot < first_slot(high)
+  while (high - low > 1) {
+    const int64_t middle = (low + high) / 2;
+    (first_slot(cu[middle], middle) <= slot ? low : high) = middle;
+  }
+  const int64_t offset = (slot - first_slot(cu[low], low)) * kChunk;
+  const int64_t left = cu[low + 1] - cu[low] - offset;
+  return {cu[low] + offset, static_cast<int32_t>(max(min(left, static_cast<int64_t>(kChunk)), int64_t{0})), 0};
+}
+
+// dt = softplus(raw + bias) and the running log2 decay of each chunk. A warp takes a head, a lane two tokens.
+// Grid: (slots, tiles of heads).
+__global__ void __launch_bounds__(kPrepareThreads) prepare_kernel(PrepareArgs a) {
+  __shared__ ChunkInfo shared_chunk;
+  __shared__ float raw[kChunk][kHeadTile + 1];
+  const int64_t slot = blockIdx.x;
+  if (threadIdx.x == 0) {
+    shared_chunk = find_chunk(a.cu, a.batch, slot);
+    if (blockIdx.y == 0) a.chunks[slot] = shared_chunk;
+  }
+  __syncthreads();
+  const ChunkInfo chunk = shared_chunk;
+  if (chunk.count == 0) return;
+  const int first_head = static_cast<int>(blockIdx.y) * kHeadTile;
+  for (int i = static_cast<int>(threadIdx.x); i < chunk.count * kHeadTile; i += kPrepareThreads) {
+    const int row = i / kHeadTile;
+    const int h = first_head + i % kHeadTile;
+    if (h < a.heads) raw[row][i % kHeadTile] = static_cast<float>(a.dt[(chunk.first + row) * a.dt_stride + h]);
+  }
+  __syncthreads();
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  for (int i = static_cast<int>(threadIdx.x) / 32; i < kHeadTile; i += kPrepareThreads / 32) {
+    const int h = first_head + i;
+    if (h >= a.heads) break;
+    const float rate = -expf(a.a_log[h]) * kLog2E;
+    float step[2];
+    float exponent[2];
+    for (int k = 0; k < 2; ++k) {
+      const int row = 2 * lane + k;
+      const float x = row < chunk.count ? raw[row][i] + a.dt_bias[h] : 0.0F;
+      step[k] = row < chunk.count ? (x > 0.0F ? x + log1pf(expf(-x)) : log1pf(expf(x))) : 0.0F;
+      exponent[k] = row < chunk.count ? fmaxf(step[k] * rate, kSmallestStepDecay) : 0.0F;
+    }
+    float sum = exponent[0] + exponent[1];
+    for (int offset = 1; offset < 32; offset *= 2) {
+      const float other = __shfl_up_sync(0xffffffffU, sum, offset);
+      if (lane >= offset) sum += other;
+    }
+    const int64_t at = (static_cast<int64_t>(h) * a.slots + slot) * kChunk + 2 * lane;
+    *reinterpret_cast<float2*>(a.step + at) = make_float2(step[0], step[1]);
+    *reinterpret_cast<float2*>(a.cum + at) = make_float2(sum - exponent[1], sum);
+  }
+}
+
+// out [T, groups*width] (+)= sums over the parts of each group of partial [T, parts, padded].
+__global__ void sum_parts_kernel(const float* partial, int64_t tokens, int64_t parts, int64_t groups, int padded,
+                                 Output out) {
+  const int64_t index = static_cast<int64_t>(blockIdx.x) * kSumThreads + threadIdx.x;
+  const int64_t columns = groups * out.width;
+  if (index >= tokens * columns) return;
+  const int64_t t = index / columns;
+  const int64_t column = index % columns;
+  const int64_t per_group = parts / groups;
+  const float* from = partial + (t * parts + column / out.width * per_group) * padded + column % out.width;
+  float sum = 0.0F;
+  for (int64_t i = 0; i < per_group; ++i) sum += from[i * padded];
+  add_bf16(out.data + t * out.stride + column, sum, out.accumulate);
+}
+
+// Adds the sums of all chunks to the gradients of a_log, d, dt_bias. Grid: (H, 3). A fixed tree: same bits every run.
+__global__ void sum_chunks_kernel(const float* sums, int64_t slots, float* da_log, float* dd, float* ddt_bias) {
+  __shared__ float part[kSumThreads];
+  float* out = blockIdx.y == 0 ? da_log : blockIdx.y == 1 ? dd : ddt_bias;
+  if (out == nullptr) return;
+  const float* from = sums + (static_cast<int64_t>(blockIdx.y) * gridDim.x + blockIdx.x) * slots;
+  float sum = 0.0F;
+  for (int64_t i = threadIdx.x; i < slots; i += kSumThreads) sum += from[i];
+  part[threadIdx.x] = sum;
+  for (int width = kSumThreads / 2; width > 0; width /= 2) {
+    __syncthreads();
+    if (static_cast<int>(threadIdx.x) < width) part[threadIdx.x] += part[threadIdx.x + width];
+  }
+  if (threadIdx.x == 0) out[blockIdx.x] += part[0];
+}
+
+// The smallest compiled widths that hold P and N, or null.
+const SizeKernels* find_size(const SsdShape& shape) {
+  const SizeList list = all_sizes();
+  const SizeKernels* best = nullptr;
+  for (int i = 0; i < list.count; ++i) {
+    const SizeKernels& k = list.data[i];
+    if (k.p < shape.head_dim || k.n < shape.state) continue;
+    if (best == nullptr || k.p * k.n < best->p * best->n) best = &k;
+  }
+  return best;
+}
+
+Rows rows_of(const bf16* data, int64_t stride, int64_t heads, int64_t groups, int64_t width) {
+  const bool vectors = reinterpret_cast<uintptr_t>(data) % 16 == 0 && stride % 8 == 0 && width % 8 == 0;
+  return {data, stride, static_cast<int>(heads / groups), static_cast<int>(width), vectors};
+}
+
+Output output_of(bf16* data, int64_t stride, int64_t heads, int64_t groups, int64_t width, bool accumulate) {
+  const bool vectors = reinterpret_cast<uintptr_t>(data) % 8 == 0 && stride % 4 == 0 && width % 4 == 0;
+  return {data, stride, static_cast<int>(heads / groups), static_cast<int>(width), accumulate, vectors, nullptr};
+}
+
+// The problem and the scratch that it points to.
+struct Prepared {
+  Problem problem;
+  Tensor steps, chunks;
+};
+
+Prepared prepare(Context& ctx, const SsdArgs<bf16, float>& a) {
+  const SsdShape& s = a.shape;
+  Prepared out;
+  Problem& p = out.problem;
+  p.heads = static_cast<int>(s.heads);
+  p.head_dim = static_cast<int>(s.head_dim);
+  p.state = static_cast<int>(s.state);
+  p.slots = first_slot(a.tokens, a.batch);
+  p.cu = a.cu;
+  out.steps = Tensor::empty(ctx, {2, s.heads * p.slots * kChunk}, DType::f32);
+  out.chunks = Tensor::empty(ctx, {p.slots * static_cast<int64_t>(sizeof(ChunkInfo))}, DType::u8);
+  p.step = out.steps.data<float>();
+  p.cum = p.step + s.heads * p.slots * kChunk;
+  p.chunks = reinterpret_cast<const ChunkInfo*>(out.chunks.data<uint8_t>());
+  p.x = rows_of(a.x, a.x_stride, s.heads, s.x_groups, s.head_dim);
+  p.b = rows_of(a.b, a.b_stride, s.heads, s.b_groups, s.state);
+  p.c = rows_of(a.c, a.c_stride, s.heads, s.c_groups, s.state);
+  p.dy = rows_of(a.dy, a.dy_stride, s.heads, s.heads, s.head_dim);
+  const PrepareArgs args{a.cu,
+                         a.batch,
+                         p.slots,
+                         p.heads,
+                         a.dt,
+                         a.dt_stride,
+                         a.a_log,
+                         a.dt_bias,
+                         reinterpret_cast<ChunkInfo*>(out.chunks.data<uint8_t>()),
+                         out.steps.data<float>(),
+                         out.steps.data<float>() + s.heads * p.slots * kChunk};
+  const dim3 grid(static_cast<unsigned>(p.slots), static_cast<unsigned>((s.heads + kHeadTile - 1) / kHeadTile));
+  prepare_kernel<<<grid, kPrepareThreads, 0, cuda_stream(ctx)>>>(args);
+  MATVLM_LAUNCH_CHECK();
+  return out;
+}
+
+// Chunks of a segment: whole sequences where there are enough of them to fill the device, otherwise about as many
+// segments as make the longest sequence no longer than each multiprocessor's share of the work.
+int64_t segment_chunks(Context& ctx, const SsdArgs<bf16, float>& a) {
+  constexpr int64_t kFewestChunks = 4;
+  const int64_t whole = (a.longest + kChunk - 1) / kChunk;
+  const double share =
+      static_cast<double>(a.tokens) * static_cast<double>(a.shape.heads) / ctx.cuda()->multiprocessors();
+  const auto segments = static_cast<int64_t>(static_cast<double>(a.longest) / share + 0.5);
+  if (segments < 2) return std::max<int64_t>(whole, 1);
+  return std::min(whole, std::max(kFewestChunks, (whole + segments - 1) / segments));
+}
+
+// Heads that a block of the backward pass takes: as many as share a group and leave enough blocks.
+int64_t heads_per_block(Context& ctx, const SsdShape& s, int64_t slots) {
+  int64_t together = 0;
+  for (const int64_t groups : {s.x_groups, s.b_groups, s.c_groups}) {
+    if (groups < s.heads) together = std::gcd(together, s.heads / groups);
+  }
+  for (int64_t k = together; k > 1; --k) {
+    if (together % k == 0 && slots * (s.heads / k) >= 3 * ctx.cuda()->multiprocessors()) return k;
+  }
+  return 1;
+}
+
+// Where the sums over heads of one gradient go.
+Tensor prepare_sums(Context& ctx, Output& out, int64_t tokens, int64_t heads, int64_t per_block, int padded) {
+  if (out.data == nullptr || out.heads_per_group == 1 || out.heads_per_group == per_block) return {};
+  Tensor partial = Tensor::empty(ctx, {tokens, heads / per_block, padded}, DType::f32);
+  out.partial = partial.data<float>();
+  return partial;
+}
+
+void sum_parts(Context& ctx, const Output& out, int64_t tokens, int64_t heads, int64_t per_block, int padded) {
+  if (out.partial == nullptr) return;
+  const int64_t groups = heads / out.heads_per_group;
+  const int64_t count = tokens * groups * out.width;
+  sum_parts_kernel<<<static_cast<unsigned>((count + kSumThreads - 1) / kSumThreads), kSumThreads, 0,
+                     cuda_stream(ctx)>>>(out.partial, tokens, heads / per_block, groups, padded, out);
+  MATVLM_LAUNCH_CHECK();
+}
+
+}  // namespace
+
+bool ssd_chunk_applies(Context& ctx, const SsdArgs<bf16, float>& a, bool backward) {
+  const SizeKernels* k = find_size(a.shape);
+  if (k == nullptr || a.tokens == 0 || a.every != nullptr) return false;
+  if (!backward && a.longest <= kFewTokens) return false;
+  const int64_t limit = ctx.cuda()->max_shared_memory();
+  const int64_t needed = backward ? k->backward_shared : k->forward_shared_small;
+  constexpr int64_t kGridLimit = 65535;
+  return std::max(needed, k->states_shared) <= limit && a.batch <= kGridLimit;
+}
+
+void ssd_chunk_forward(Context& ctx, const SsdArgs<bf16, float>& a) {
+  const SizeKernels& kernels = *find_size(a.shape);
+  const SsdShape& s = a.shape;
+  const Prepared prepared = prepare(ctx, a);
+  ForwardArgs args;
+  args.problem = prepared.problem;
+  args.y = output_of(a.y, a.y_stride, s.heads, s.heads, s.head_dim, false);
+  args.d = a.d;
+  args.initial = a.initial;
+  args.rows = a.slots;
+  args.final_state = a.final_state;
+  args.segment_chunks = segment_chunks(ctx, a);
+  const int64_t segments =
+      std::max<int64_t>(1, ((a.longest + kChunk - 1) / kChunk + args.segment_chunks - 1) / args.segment_chunks);
+  const auto heads = static_cast<unsigned>(s.heads);
+  const auto batch = static_cast<unsigned>(a.batch);
+  Tensor boundaries;
+  if (segments > 1) {
+    const int64_t slots = segment_slot(a.tokens, a.batch, args.segment_chunks);
+    boundaries = Tensor::empty(ctx, {slots, s.heads, kernels.p, kernels.n}, DType::f32);
+    StatesArgs states;
+    states.problem = args.problem;
+    states.segment_chunks = args.segment_chunks;
+    states.pass[0].u = args.problem.x;
+    states.pass[0].v = args.problem.b;
+    states.pass[0].initial = a.initial;
+    states.pass[0].rows = a.slots;
+    states.pass[0].boundaries = boundaries.data<float>();
+    kernels.states(states, dim3(heads, batch, 1), cuda_stream(ctx));
+    args.boundaries = boundaries.data<float>();
+  }
+  const bool large = kernels.forward_shared_large <= ctx.cuda()->max_shared_memory();
+  kernels.forward(args, large, dim3(heads, static_cast<unsigned>(segments), batch), cuda_stream(ctx));
+}
+
+void ssd_chunk_backward(Context& ctx, const SsdArgs<bf16, float>& a) {
+  const SizeKernels& kernels = *find_size(a.shape);
+  const SsdShape& s = a.shape;
+  const Prepared prepared = prepare(ctx, a);
+  const Problem& p = prepared.problem;
+  const Tensor states = Tensor::empty(ctx, {2, p.slots * s.heads, kernels.p * kernels.n}, DType::bf16);
+  bf16* const before = states.data<bf16>();
+  bf16* const after = before + p.slots * s.heads * kernels.p * kernels.n;
+  StatesArgs passes;
+  passes.problem = p;
+  passes.pass[0] = {p.x, p.b, a.initial, a.slots, nullptr, before, nullptr};
+  passes.pass[1] = {p.dy, p.c, a.dfinal_state, nullptr, a.dinitial, after, nullptr};
+  kernels.states(passes, dim3(static_cast<unsigned>(s.heads), static_cast<unsigned>(a.batch), 2), cuda_stream(ctx));
+
+  BackwardArgs args;
+  args.problem = p;
+  args.a_log = a.a_log;
+  args.d = a.d;
+  args.states = before;
+  args.dstates = after;
+  args.dx = output_of(a.dx, a.dx_stride, s.heads, s.x_groups, s.head_dim, a.dx_accumulate);
+  args.db = output_of(a.db, a.db_stride, s.heads, s.b_groups, s.state, a.db_accumulate);
+  args.dc = output_of(a.dc, a.dc_stride, s.heads, s.c_groups, s.state, a.dc_accumulate);
+  args.ddt = output_of(a.ddt, a.ddt_stride, s.heads, s.heads, 1, a.ddt_accumulate);
+  const int64_t per_block = heads_per_block(ctx, s, p.slots);
+  args.heads_per_block = static_cast<int>(per_block);
+  const Tensor x_sums = prepare_sums(ctx, args.dx, a.tokens, s.heads, per_block, kernels.p);
+  const Tensor b_sums = prepare_sums(ctx, args.db, a.tokens, s.heads, per_block, kernels.n);
+  const Tensor c_sums = prepare_sums(ctx, args.dc, a.tokens, s.heads, per_block, kernels.n);
+  const Tensor weight_sums = Tensor::empty(ctx, {3, s.heads, p.slots}, DType::f32);
+  args.weight_sums = weight_sums.data<float>();
+  kernels.backward(args, per_block > 1, dim3(static_cast<unsigned>(p.slots * (s.heads / per_block))), cuda_stream(ctx));
+  sum_parts(ctx, args.dx, a.tokens, s.heads, per_block, kernels.p);
+  sum_parts(ctx, args.db, a.tokens, s.heads, per_block, kernels.n);
+  sum_parts(ctx, args.dc, a.tokens, s.heads, per_block, kernels.n);
+  sum_chunks_kernel<<<dim3(static_cast<unsigned>(s.heads), 3), kSumThreads, 0, cuda_stream(ctx)>>>(
+      args.weight_sums, p.slots, a.da_log, a.dd, a.ddt_bias);
+  MATVLM_LAUNCH_CHECK();
+}
+
+}  // namespace matvlm
