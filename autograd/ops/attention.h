@@ -38,6 +38,7 @@ struct AttentionForwardArgs {
   AttentionShape shape;
   AttentionRanges ranges;
   int64_t tokens = 0;    // T: rows of q and out, columns of lse
+  int64_t kv_rows = 0;   // rows of k and v
   const T* q = nullptr;  // [T, H*P]
   const T* k = nullptr;  // [rows, K*P]
   const T* v = nullptr;  // [rows, K*P]

@@ -19,6 +19,17 @@ bool on_tensor_cores(Context& ctx, const AttentionShape& shape) {
   return ctx.cuda()->compute_capability() >= 80 && shape.scale > 0;
 }
 
+bool aligned(const bf16* data, int64_t stride) {
+  return reinterpret_cast<uintptr_t>(data) % 16 == 0 && stride % 8 == 0;
+}
+
+// Few queries leave most of a tile of 64 rows empty, and narrow heads most of a product.
+bool on_hopper(Context& ctx, const Bf16Forward& a) {
+  return ctx.cuda()->compute_capability() == 90 && !a.portable && a.shape.head_dim > 32 && a.shape.head_dim % 8 == 0 &&
+         a.ranges.longest_q > 16 && a.kv_rows > 0 && aligned(a.q, a.q_stride) && aligned(a.k, a.k_stride) &&
+         aligned(a.v, a.v_stride) && hopper_compiled();
+}
+
 // Calls f(integral_constant w): w the head width rounded up to what the kernels are compiled for.
 template <class F>
 void dispatch_width(int64_t head_dim, F&& f) {
@@ -41,7 +52,14 @@ template <>
 void attention_forward_cuda(Context& ctx, const AttentionForwardArgs<bf16, float>& args) {
   check_head_dim(args.shape);
   if (!on_tensor_cores(ctx, args.shape)) return forward_plain(ctx, args);
-  dispatch_width(args.shape.head_dim, [&](auto width) { forward_mma<decltype(width)::value>(ctx, args); });
+  const bool hopper = on_hopper(ctx, args);
+  dispatch_width(args.shape.head_dim, [&](auto width) {
+    constexpr int kWidth = decltype(width)::value;
+    if constexpr (kWidth > 32) {
+      if (hopper) return forward_hopper<kWidth>(ctx, args);
+    }
+    forward_mma<kWidth>(ctx, args);
+  });
 }
 
 template <>

@@ -114,6 +114,7 @@ Bf16Result run(Context& ctx, const AttentionCase& c, const AttentionValues& x, c
   a.forward.shape = c.shape();
   a.forward.ranges = {lens->batch(), lens->longest, lens->longest, cu, cu + 1, cu, cu + 1};
   a.forward.tokens = tokens;
+  a.forward.kv_rows = tokens;
   a.forward.portable = options.portable;
   set(a.forward.q, a.forward.q_stride, in.q);
   set(a.forward.k, a.forward.k_stride, in.k);

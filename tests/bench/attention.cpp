@@ -80,6 +80,7 @@ class AttentionBench {
                1.0 / std::sqrt(static_cast<double>(shape.head_dim))};
     f.ranges = {shape.batch, shape.length, shape.length, device_cu, device_cu + 1, device_cu, device_cu + 1};
     f.tokens = tokens;
+    f.kv_rows = tokens;
     f.q = qkv_.data<bf16>();
     f.k = f.q + width;
     f.v = f.k + width;

@@ -50,7 +50,7 @@ def time_backend(backend, deterministic, shape, repetitions):
 
 
 def main():
-    if len(sys.argv) not in (2, 3) or sys.argv[1] not in "12345":
+    if len(sys.argv) not in (2, 3) or sys.argv[1] not in list("12345"):
         sys.exit(__doc__)
     shape = SHAPES[int(sys.argv[1]) - 1]
     repetitions = int(sys.argv[2]) if len(sys.argv) == 3 else 30
