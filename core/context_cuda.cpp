@@ -50,6 +50,8 @@ CudaContext::CudaContext(int index) : Context(Device{DeviceType::cuda, index}, s
   MATVLM_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
   check(cublasLtCreate(&blas_) == CUBLAS_STATUS_SUCCESS, "[cuda] cublasLtCreate failed");
   workspace_ = allocator()->allocate(kWorkspaceBytes);
+  work_counters_ = static_cast<unsigned*>(allocator()->allocate(2 * sizeof(unsigned)));
+  MATVLM_CUDA_CHECK(cudaMemsetAsync(work_counters_, 0, 2 * sizeof(unsigned), stream_));
   cudaDeviceProp properties{};
   MATVLM_CUDA_CHECK(cudaGetDeviceProperties(&properties, index));
   name_ = properties.name;
@@ -63,6 +65,7 @@ CudaContext::~CudaContext() {
   if (dnn_ != nullptr) cudnnDestroy(dnn_);
   cublasLtDestroy(blas_);
   allocator()->deallocate(workspace_);
+  allocator()->deallocate(work_counters_);
   cudaStreamDestroy(stream_);
 }
 

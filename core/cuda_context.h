@@ -43,6 +43,9 @@ class CudaContext final : public Context {
   cudnnContext* dnn();  // created at first use; its stream is stream()
   void* workspace() const { return workspace_; }
   static constexpr int64_t kWorkspaceBytes = 64LL << 20;  // for cuBLASLt and cuDNN
+  // Two counters for kernels whose blocks take work from a list, [0] items handed out and [1] blocks that are done. They
+  // are 0 between kernels: the last block of a kernel has to leave them so.
+  unsigned* work_counters() const { return work_counters_; }
   int multiprocessors() const { return multiprocessors_; }
   int compute_capability() const { return compute_capability_; }  // 90 for 9.0
   int max_shared_memory() const { return max_shared_memory_; }    // bytes a block may opt in to
@@ -54,6 +57,7 @@ class CudaContext final : public Context {
   cublasLtHandle_t blas_ = nullptr;
   cudnnContext* dnn_ = nullptr;
   void* workspace_ = nullptr;
+  unsigned* work_counters_ = nullptr;
   int multiprocessors_ = 0;
   int compute_capability_ = 0;
   int max_shared_memory_ = 0;

@@ -15,6 +15,7 @@ AttentionForwardArgs<T, float> forward_args(const AttentionShape& shape, const A
   a.shape = shape;
   a.ranges = ranges;
   a.tokens = q.rows();
+  a.kv_rows = k.rows();
   a.q = q.data<T>();
   a.k = k.data<T>();
   a.v = v.data<T>();

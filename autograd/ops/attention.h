@@ -38,6 +38,7 @@ struct AttentionForwardArgs {
   AttentionShape shape;
   AttentionRanges ranges;
   int64_t tokens = 0;    // T: rows of q and out, columns of lse
+  int64_t kv_rows = 0;   // rows of k and v
   const T* q = nullptr;  // [T, H*P]
   const T* k = nullptr;  // [rows, K*P]
   const T* v = nullptr;  // [rows, K*P]
@@ -47,6 +48,8 @@ struct AttentionForwardArgs {
   int64_t v_stride = 0;
   int64_t out_stride = 0;
   S* lse = nullptr;  // [H, T] log-sum-exp of the scaled logits; may be null
+  // On a GPU: the kernels that every GPU has, where this one's own would be chosen. For tests and comparisons.
+  bool portable = false;
 };
 
 // Gradients of q, k, v from that of out. A null gradient pointer means not needed. With accumulate_* the result is

@@ -1,8 +1,10 @@
-// Attention backward on a GPU. Probabilities are recomputed from the saved log-sum-exp. One kernel over query tiles
-// makes dq, one over key tiles makes dk and dv and adds the query heads of a key head in order: no atomics, same bits
-// every time. All arithmetic is float32 on the CUDA cores.
+// Attention backward on a GPU for float32 (and bf16 where the tensor cores cannot be used). Probabilities are
+// recomputed from the saved log-sum-exp. One kernel over query tiles makes dq, one over key tiles makes dk and dv and
+// adds the query heads of a key head in order: no atomics, same bits every time. All arithmetic is float32 on the CUDA
+// cores.
 #include <cmath>
 
+#include "autograd/ops/attention_device.h"
 #include "autograd/ops/attention_tiles.cuh"
 
 namespace matvlm {
@@ -12,26 +14,6 @@ namespace {
 constexpr int kColumns = 32;  // keys (dq) or queries (dk, dv) of the other side's tile
 constexpr int kOwnColumns = kColumns / kGrid;
 constexpr int kWeightStride = tile_stride(kColumns);
-
-// delta[h, t] = <grad_out, out> of head h of token t; one warp each.
-template <class T>
-__global__ void __launch_bounds__(kThreads) delta_kernel(AttentionBackwardArgs<T, float> a) {
-  const AttentionForwardArgs<T, float>& f = a.forward;
-  const int64_t item = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / 32;
-  if (item >= f.tokens * f.shape.heads) return;
-  const int64_t t = item / f.shape.heads;
-  const int64_t h = item % f.shape.heads;
-  const int p = static_cast<int>(f.shape.head_dim);
-  const T* grad_out = a.grad_out + t * a.grad_out_stride + h * p;
-  const T* out = f.out + t * f.out_stride + h * p;
-  float sum = 0.0F;
-  for (int d = threadIdx.x % 32; d < p; d += 32) {
-    sum += static_cast<float>(grad_out[d]) * static_cast<float>(out[d]);
-  }
-#pragma unroll
-  for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffffU, sum, step);
-  if (threadIdx.x % 32 == 0) a.delta[h * f.tokens + t] = sum;
-}
 
 template <class T, int kChunks>
 __global__ void __launch_bounds__(kThreads, 2) dq_kernel(AttentionBackwardArgs<T, float> a) {
@@ -173,23 +155,15 @@ __global__ void __launch_bounds__(kThreads, 2) dkv_kernel(AttentionBackwardArgs<
 }
 
 }  // namespace
-}  // namespace attention_kernels
 
 template <class T>
-void attention_backward_cuda(Context& ctx, const AttentionBackwardArgs<T, float>& args) {
-  using namespace attention_kernels;
+void backward_plain(Context& ctx, const AttentionBackwardArgs<T, float>& args) {
   const AttentionShape& shape = args.forward.shape;
   const AttentionRanges& ranges = args.forward.ranges;
   const int64_t floats = 2 * (kRows + kColumns) * tile_stride(static_cast<int>(shape.head_dim)) + kRows * kWeightStride;
-  const dim3 q_grid = attention_grid(shape, ranges, ranges.longest_q, kRows, shape.heads);
-  const dim3 k_grid = attention_grid(shape, ranges, ranges.longest_k, kRows, shape.kv_heads);
+  const dim3 q_grid = attention_grid(ranges, ranges.longest_q, kRows, shape.heads);
+  const dim3 k_grid = attention_grid(ranges, ranges.longest_k, kRows, shape.kv_heads);
   if (ranges.batch == 0) return;
-  if (args.forward.tokens > 0) {
-    const int64_t items = args.forward.tokens * shape.heads;
-    const int64_t blocks = (items * 32 + kThreads - 1) / kThreads;
-    delta_kernel<T><<<static_cast<unsigned>(blocks), kThreads, 0, cuda_stream(ctx)>>>(args);
-    MATVLM_LAUNCH_CHECK();
-  }
   dispatch_chunks(shape.head_dim, [&](auto chunks) {
     constexpr int kChunks = decltype(chunks)::value;
     if (args.dq != nullptr && q_grid.x > 0) launch(ctx, dq_kernel<T, kChunks>, q_grid, floats, args);
@@ -197,7 +171,8 @@ void attention_backward_cuda(Context& ctx, const AttentionBackwardArgs<T, float>
     if (keys && k_grid.x > 0) launch(ctx, dkv_kernel<T, kChunks>, k_grid, floats, args);
   });
 }
-template void attention_backward_cuda<float>(Context&, const AttentionBackwardArgs<float, float>&);
-template void attention_backward_cuda<bf16>(Context&, const AttentionBackwardArgs<bf16, float>&);
+template void backward_plain<float>(Context&, const AttentionBackwardArgs<float, float>&);
+template void backward_plain<bf16>(Context&, const AttentionBackwardArgs<bf16, float>&);
 
+}  // namespace attention_kernels
 }  // namespace matvlm

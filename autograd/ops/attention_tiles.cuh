@@ -15,7 +15,6 @@ constexpr int kThreads = 256;
 constexpr int kGrid = 16;    // threads along a row of the result, and along a column
 constexpr int kRows = 64;    // rows of a result tile
 constexpr int kOwnRows = 4;  // of them, rows of one thread
-constexpr int kMaxHeadDim = 128;
 
 // Row stride, in floats, of a tile of n columns (n a multiple of 4): float4 accesses are aligned, and an odd number of
 // float4 per row spreads the rows that neighbouring threads read over all banks.
@@ -143,11 +142,8 @@ void dispatch_chunks(int64_t head_dim, F&& f) {
   f(std::integral_constant<int, 8>{});
 }
 
-// Grid of (tiles of the longest sequence, heads, sequences); Error when head width or sizes are out of range.
-inline dim3 attention_grid(const AttentionShape& shape, const AttentionRanges& r, int64_t longest, int64_t tile,
-                           int64_t heads) {
-  check(shape.head_dim % 4 == 0 && shape.head_dim <= kMaxHeadDim, "[attention] head width on a GPU: found ",
-        shape.head_dim, ", expected a multiple of 4 up to ", kMaxHeadDim);
+// Grid of (tiles of the longest sequence, heads, sequences); Error when there are too many.
+inline dim3 attention_grid(const AttentionRanges& r, int64_t longest, int64_t tile, int64_t heads) {
   check(heads <= 65535 && r.batch <= 65535, "[attention] on a GPU: found ", heads, " heads and ", r.batch,
         " sequences, expected at most 65535 of each");
   return dim3(static_cast<unsigned>((longest + tile - 1) / tile), static_cast<unsigned>(heads),

@@ -92,6 +92,7 @@ AttentionForwardArgs<T, T> forward_args(const AttentionCase& c, const std::vecto
   a.shape = c.shape();
   a.ranges = host_ranges(c, cu);
   a.tokens = c.tokens();
+  a.kv_rows = c.tokens();
   a.q = q;
   a.k = k;
   a.v = v;

@@ -463,6 +463,7 @@ void check_guards(const AttentionCase& c) {
   a.forward.shape = c.shape();
   a.forward.ranges = {lens->batch(), lens->longest, lens->longest, cu, cu + 1, cu, cu + 1};
   a.forward.tokens = c.tokens();
+  a.forward.kv_rows = c.tokens();
   const auto set = [](auto*& pointer, int64_t& stride, const Tensor& t) {
     pointer = t.data<T>();
     stride = t.row_stride();

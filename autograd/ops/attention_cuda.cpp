@@ -1,0 +1,80 @@
+// Which kernels do an attention call on a GPU: chosen by element type, compute capability and shape, never by timing.
+#include <type_traits>
+
+#include "autograd/ops/attention_device.h"
+#include "core/cuda_context.h"
+
+namespace matvlm {
+namespace {
+
+using namespace attention_kernels;
+
+void check_head_dim(const AttentionShape& shape) {
+  check(shape.head_dim % 4 == 0 && shape.head_dim <= kMaxHeadDim, "[attention] head width on a GPU: found ",
+        shape.head_dim, ", expected a multiple of 4 up to ", kMaxHeadDim);
+}
+
+// The tensor-core kernels work with the maximum of the unscaled logits, which a scale of 0 or less would not keep.
+bool on_tensor_cores(Context& ctx, const AttentionShape& shape) {
+  return ctx.cuda()->compute_capability() >= 80 && shape.scale > 0;
+}
+
+bool aligned(const bf16* data, int64_t stride) {
+  return reinterpret_cast<uintptr_t>(data) % 16 == 0 && stride % 8 == 0;
+}
+
+// Few queries leave most of a tile of 64 rows empty, and narrow heads most of a product.
+bool on_hopper(Context& ctx, const Bf16Forward& a) {
+  return ctx.cuda()->compute_capability() == 90 && !a.portable && a.shape.head_dim > 32 && a.shape.head_dim % 8 == 0 &&
+         a.ranges.longest_q > 16 && a.kv_rows > 0 && aligned(a.q, a.q_stride) && aligned(a.k, a.k_stride) &&
+         aligned(a.v, a.v_stride) && hopper_compiled();
+}
+
+// Calls f(integral_constant w): w the head width rounded up to what the kernels are compiled for.
+template <class F>
+void dispatch_width(int64_t head_dim, F&& f) {
+  if (head_dim <= 32) return f(std::integral_constant<int, 32>{});
+  if (head_dim <= 64) return f(std::integral_constant<int, 64>{});
+  if (head_dim <= 80) return f(std::integral_constant<int, 80>{});
+  if (head_dim <= 96) return f(std::integral_constant<int, 96>{});
+  f(std::integral_constant<int, 128>{});
+}
+
+}  // namespace
+
+template <>
+void attention_forward_cuda(Context& ctx, const AttentionForwardArgs<float, float>& args) {
+  check_head_dim(args.shape);
+  forward_plain(ctx, args);
+}
+
+template <>
+void attention_forward_cuda(Context& ctx, const AttentionForwardArgs<bf16, float>& args) {
+  check_head_dim(args.shape);
+  if (!on_tensor_cores(ctx, args.shape)) return forward_plain(ctx, args);
+  const bool hopper = on_hopper(ctx, args);
+  dispatch_width(args.shape.head_dim, [&](auto width) {
+    constexpr int kWidth = decltype(width)::value;
+    if constexpr (kWidth > 32) {
+      if (hopper) return forward_hopper<kWidth>(ctx, args);
+    }
+    forward_mma<kWidth>(ctx, args);
+  });
+}
+
+template <>
+void attention_backward_cuda(Context& ctx, const AttentionBackwardArgs<float, float>& args) {
+  check_head_dim(args.forward.shape);
+  row_deltas(ctx, args);
+  backward_plain(ctx, args);
+}
+
+template <>
+void attention_backward_cuda(Context& ctx, const AttentionBackwardArgs<bf16, float>& args) {
+  check_head_dim(args.forward.shape);
+  row_deltas(ctx, args);
+  if (!on_tensor_cores(ctx, args.forward.shape)) return backward_plain(ctx, args);
+  dispatch_width(args.forward.shape.head_dim, [&](auto width) { backward_mma<decltype(width)::value>(ctx, args); });
+}
+
+}  // namespace matvlm

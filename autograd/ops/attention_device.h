@@ -1,0 +1,39 @@
+// The GPU kernels of attention, one pair of launchers per family. attention_cuda.cpp chooses among them; everything
+// here assumes that choice: no checks of its own but those of the launch.
+#pragma once
+
+#include "autograd/ops/attention.h"
+#include "core/dtype.h"
+
+namespace matvlm::attention_kernels {
+
+constexpr int kMaxHeadDim = 128;
+
+using Bf16Forward = AttentionForwardArgs<bf16, float>;
+using Bf16Backward = AttentionBackwardArgs<bf16, float>;
+
+// float32 arithmetic on the CUDA cores; float or bf16, any scale. attention.cu, attention_backward.cu
+template <class T>
+void forward_plain(Context& ctx, const AttentionForwardArgs<T, float>& args);
+template <class T>
+void backward_plain(Context& ctx, const AttentionBackwardArgs<T, float>& args);
+
+// a.delta; every backward needs it first. attention_delta.cu
+template <class T>
+void row_deltas(Context& ctx, const AttentionBackwardArgs<T, float>& args);
+
+// mma.sync, compute capability 8.0 and later, scale > 0. kDim: P rounded up to one of 32, 64, 80, 96, 128.
+// attention_mma_*.cu
+template <int kDim>
+void forward_mma(Context& ctx, const Bf16Forward& args);
+template <int kDim>
+void backward_mma(Context& ctx, const Bf16Backward& args);
+
+// wgmma and bulk tensor copies, compute capability 9.0, scale > 0; P a multiple of 8, every operand aligned to 16 bytes
+// at a stride that is a multiple of 8. kDim: P rounded up to one of 64, 80, 96, 128. attention_hopper_*.cu
+template <int kDim>
+void forward_hopper(Context& ctx, const Bf16Forward& args);
+// False where the build left sm_90a out: their kernels are empty then.
+bool hopper_compiled();
+
+}  // namespace matvlm::attention_kernels

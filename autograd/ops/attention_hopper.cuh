@@ -1,0 +1,115 @@
+// What the sm_90a attention kernels share: shapes of tiles for a head width, the list of work, its distribution.
+#pragma once
+
+#include <cmath>
+#include <limits>
+
+#include "autograd/ops/attention_device.h"
+#include "autograd/ops/attention_mma.cuh"
+#include "autograd/ops/hopper.cuh"
+#include "autograd/ops/tensor_map.h"
+
+namespace matvlm::attention_kernels {
+
+// Columns of a block of a tile (see hopper.cuh). 64 (128-byte rows) where they divide the width. Products with v need
+// all of its columns in one operand with one stride between blocks, so a width of 80 is made of five blocks of 16, not
+// of 64 + 16: nothing is padded, and no product is cut in two.
+template <int kDim>
+constexpr int kBlockColumns = kDim % 64 == 0   ? 64
+                              : kDim % 32 == 0 ? 32
+                                               : 16;
+
+template <int kDim, int kRows>
+struct TileOf {
+  static constexpr int kWidth = 2 * kBlockColumns<kDim>;
+  static constexpr int kBlocks = (kDim + kBlockColumns<kDim> - 1) / kBlockColumns<kDim>;
+  static constexpr unsigned kBytes = kBlocks * kRows * kWidth;
+  using Operand = hopper::Operand<kRows, kWidth>;
+
+  // All rows from `row` of one head into the tile at `to`.
+  static __device__ void copy(unsigned to, const CUtensorMap& map, unsigned barrier, int head, int row) {
+#pragma unroll
+    for (int block = 0; block < kBlocks; ++block) {
+      hopper::copy_box(to + static_cast<unsigned>(block * kRows * kWidth), map, barrier, block * kBlockColumns<kDim>,
+                       head, row);
+    }
+  }
+  // A warp makes the rows from `valid` on zeros. A swizzle permutes within a row only.
+  static __device__ void clear(unsigned tile, int valid, int lane) {
+    constexpr int kPieces = kWidth / 16;
+    for (int block = 0; block < kBlocks; ++block) {
+      for (int i = valid * kPieces + lane; i < kRows * kPieces; i += 32) {
+        const unsigned address = tile + static_cast<unsigned>(block * kRows * kWidth + i * 16);
+        asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(address), "r"(0) : "memory");
+      }
+    }
+  }
+};
+
+// The list of work: tiles of `tiles` levels of all (sequence, head) pairs. Pairs come in groups whose keys and values
+// stay in the L2 cache, and in a group the last level comes first: with causal attention the longest.
+struct WorkList {
+  int tiles = 0;
+  int heads = 0;
+  int pairs = 0;  // sequences * heads
+  int group = 1;  // pairs of a group
+  unsigned* counters = nullptr;
+
+  __host__ __device__ int items() const { return tiles * pairs; }
+};
+
+struct WorkItem {
+  int tile, head, sequence;
+  __device__ WorkItem(const WorkList& list, int item) {
+    const int per_group = list.tiles * list.group;
+    const int first = item / per_group * list.group;
+    const int rest = item % per_group;
+    const int width = min(list.group, list.pairs - first);
+    const int pair = first + rest % width;
+    tile = list.tiles - 1 - rest / width;
+    head = pair % list.heads;
+    sequence = pair / list.heads;
+  }
+};
+
+// A block's first item is its own number, further ones come from the counter. Which block does an item does not change
+// its result. All lanes of a warp call it.
+__device__ inline int next_work(const WorkList& list, int lane) {
+  int item = 0;
+  if (lane == 0) item = static_cast<int>(gridDim.x + atomicAdd(list.counters, 1U));
+  return __shfl_sync(0xffffffffU, item, 0);
+}
+// After the block's last next_work(), by one thread: the last block resets the counters.
+__device__ inline void end_work(const WorkList& list) {
+  if (atomicInc(list.counters + 1, gridDim.x - 1) == gridDim.x - 1) list.counters[0] = 0;
+}
+
+inline WorkList work_list(Context& ctx, const AttentionShape& shape, const AttentionRanges& r, int64_t longest,
+                          int64_t rows, int64_t heads, int64_t bytes_per_pair) {
+  constexpr int64_t kCached = 20 << 20;  // of the 50 MB of L2: the other half passes through
+  WorkList list;
+  const int64_t tiles = (longest + rows - 1) / rows;
+  check(r.batch * heads * tiles <= std::numeric_limits<int>::max() / 2, "[attention] on a GPU: found ", r.batch,
+        " sequences of up to ", longest, " tokens and ", shape.heads, " heads, expected fewer");
+  list.tiles = static_cast<int>(tiles);
+  list.heads = static_cast<int>(heads);
+  list.pairs = static_cast<int>(r.batch * heads);
+  const int64_t group = kCached / (bytes_per_pair > 0 ? bytes_per_pair : 1);
+  list.group = static_cast<int>(group < 1 ? 1 : group > list.pairs ? list.pairs : group);
+  list.counters = ctx.cuda()->work_counters();
+  return list;
+}
+
+// Launches a persistent kernel of `threads` threads a block.
+template <class Args>
+void launch_hopper(Context& ctx, void (*kernel)(Args), int64_t items, int threads, int64_t bytes, const Args& args) {
+  check(bytes <= ctx.cuda()->max_shared_memory(), "[attention] needs ", bytes,
+        " bytes of shared memory a block, the GPU has ", ctx.cuda()->max_shared_memory());
+  MATVLM_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
+  const int64_t blocks = items < ctx.cuda()->multiprocessors() ? items : ctx.cuda()->multiprocessors();
+  kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(threads), static_cast<size_t>(bytes),
+           cuda_stream(ctx)>>>(args);
+  MATVLM_LAUNCH_CHECK();
+}
+
+}  // namespace matvlm::attention_kernels

@@ -1,0 +1,150 @@
+// Times of bf16 attention on a GPU, forward and backward: bench_attention [shape 1-5 | all] [repetitions]
+// Prints the median over CUDA events, and TFLOP/s with causal products counted half and backward as 2.5 forwards.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "autograd/ops/attention.h"
+#include "autograd/seqlens.h"
+#include "core/cuda_context.h"
+#include "core/rng.h"
+#include "core/tensor.h"
+
+namespace matvlm {
+namespace {
+
+struct BenchShape {
+  const char* name;
+  int64_t batch, heads, length, head_dim;
+  bool causal;
+};
+constexpr BenchShape kShapes[] = {
+    {"B 4, H 32, L 1428, P 80, causal", 4, 32, 1428, 80, true},
+    {"B 2, H 32, L 4096, P 80, causal", 2, 32, 4096, 80, true},
+    {"B 8, H 16, L 729, P 72, full", 8, 16, 729, 72, false},
+    {"B 4, H 32, L 2048, P 64, causal", 4, 32, 2048, 64, true},
+    {"B 4, H 16, L 4096, P 128, causal", 4, 16, 4096, 128, true},
+};
+
+Tensor random_tensor(Context& ctx, const char* name, int64_t rows, int64_t cols) {
+  const Rng rng{7, stream_of(name)};
+  std::vector<float> values(static_cast<size_t>(rows * cols));
+  for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(rng.normal(i));
+  return Tensor::from_floats(ctx, values, {rows, cols}, DType::bf16);
+}
+
+// Median milliseconds. All calls are queued before the first is waited for, so that the host's time does not count.
+double median_ms(Context& ctx, int repetitions, const std::function<void()>& call) {
+  for (int i = 0; i < 5; ++i) call();
+  std::vector<cudaEvent_t> events(static_cast<size_t>(2 * repetitions));
+  for (cudaEvent_t& event : events) MATVLM_CUDA_CHECK(cudaEventCreate(&event));
+  ctx.synchronize();
+  for (size_t i = 0; i < events.size(); i += 2) {
+    MATVLM_CUDA_CHECK(cudaEventRecord(events[i], cuda_stream(ctx)));
+    call();
+    MATVLM_CUDA_CHECK(cudaEventRecord(events[i + 1], cuda_stream(ctx)));
+  }
+  ctx.synchronize();
+  std::vector<float> times;
+  for (size_t i = 0; i < events.size(); i += 2) {
+    float ms = 0.0F;
+    MATVLM_CUDA_CHECK(cudaEventElapsedTime(&ms, events[i], events[i + 1]));
+    times.push_back(ms);
+  }
+  for (const cudaEvent_t event : events) cudaEventDestroy(event);
+  std::nth_element(times.begin(), times.begin() + repetitions / 2, times.end());
+  return static_cast<double>(times[static_cast<size_t>(repetitions / 2)]);
+}
+
+class AttentionBench {
+ public:
+  AttentionBench(Context& ctx, const BenchShape& shape) : ctx_(ctx), shape_(shape) {
+    const int64_t tokens = shape.batch * shape.length;
+    const int64_t width = shape.heads * shape.head_dim;
+    qkv_ = random_tensor(ctx, "qkv", tokens, 3 * width);
+    grad_out_ = random_tensor(ctx, "grad", tokens, width);
+    out_ = Tensor::empty(ctx, {tokens, width}, DType::bf16);
+    gradients_ = Tensor::empty(ctx, {tokens, 3 * width}, DType::bf16);
+    lse_ = Tensor::empty(ctx, {shape.heads, tokens}, DType::f32);
+    delta_ = Tensor::empty(ctx, {shape.heads, tokens}, DType::f32);
+    std::vector<int64_t> cu;
+    for (int64_t b = 0; b <= shape.batch; ++b) cu.push_back(b * shape.length);
+    lens_ = make_seqlens(ctx, cu);
+    const int64_t* device_cu = lens_->device_cu.data<int64_t>();
+    AttentionForwardArgs<bf16, float>& f = args_.forward;
+    f.shape = {shape.heads, shape.heads, shape.head_dim, shape.causal,
+               1.0 / std::sqrt(static_cast<double>(shape.head_dim))};
+    f.ranges = {shape.batch, shape.length, shape.length, device_cu, device_cu + 1, device_cu, device_cu + 1};
+    f.tokens = tokens;
+    f.kv_rows = tokens;
+    f.q = qkv_.data<bf16>();
+    f.k = f.q + width;
+    f.v = f.k + width;
+    f.out = out_.data<bf16>();
+    f.q_stride = f.k_stride = f.v_stride = 3 * width;
+    f.out_stride = width;
+    f.lse = lse_.data<float>();
+    args_.grad_out = grad_out_.data<bf16>();
+    args_.grad_out_stride = width;
+    args_.delta = delta_.data<float>();
+    args_.dq = gradients_.data<bf16>();
+    args_.dk = args_.dq + width;
+    args_.dv = args_.dk + width;
+    args_.dq_stride = args_.dk_stride = args_.dv_stride = 3 * width;
+  }
+
+  void run(bool portable, int repetitions) {
+    args_.forward.portable = portable;
+    const double forward = median_ms(ctx_, repetitions, [&] { attention_forward_cuda(ctx_, args_.forward); });
+    const double backward = median_ms(ctx_, repetitions, [&] { attention_backward_cuda(ctx_, args_); });
+    const auto n = static_cast<double>(shape_.length);
+    const double flops =
+        4.0 * static_cast<double>(shape_.batch * shape_.heads * shape_.head_dim) * n * n * (shape_.causal ? 0.5 : 1.0);
+    std::printf("%-34s %-9s forward %.4f ms %6.1f TFLOP/s   backward %.4f ms %6.1f TFLOP/s\n", shape_.name,
+                portable ? "portable" : "chosen", forward, flops / forward * 1e-9, backward,
+                2.5 * flops / backward * 1e-9);
+    std::fflush(stdout);
+  }
+
+ private:
+  Context& ctx_;
+  BenchShape shape_;
+  Tensor qkv_, grad_out_, out_, gradients_, lse_, delta_;
+  SeqlensPtr lens_;
+  AttentionBackwardArgs<bf16, float> args_;
+};
+
+void run_shapes(const std::string& which, int repetitions) {
+  const std::unique_ptr<Context> ctx = make_cuda_context(0);
+  std::printf("%s\n", ctx->description().c_str());
+  constexpr int kCount = static_cast<int>(std::size(kShapes));
+  for (int i = 0; i < kCount; ++i) {
+    if (which != "all" && which != std::to_string(i + 1)) continue;
+    AttentionBench bench(*ctx, kShapes[i]);
+    for (const bool portable : {false, true}) bench.run(portable, repetitions);
+  }
+}
+
+}  // namespace
+}  // namespace matvlm
+
+int main(int argc, char** argv) {
+  const std::string which = argc > 1 ? argv[1] : "all";
+  const int repetitions = argc > 2 ? std::atoi(argv[2]) : 30;
+  const bool known = which == "all" || (which.size() == 1 && which[0] >= '1' && which[0] <= '5');
+  if (argc > 3 || !known || repetitions < 1) {
+    std::fprintf(stderr, "usage: bench_attention [1-5 | all] [repetitions >= 1]\n");
+    return 2;
+  }
+  try {
+    matvlm::run_shapes(which, repetitions);
+  } catch (const matvlm::Error& e) {
+    std::fprintf(stderr, "%s\n", e.what());
+    return 1;
+  }
+  return 0;
+}
