@@ -80,6 +80,12 @@ __device__ inline void copy_box(unsigned to, const CUtensorMap& map, unsigned ba
       "l"(reinterpret_cast<uint64_t>(&map)), "r"(barrier), "r"(column), "r"(head), "r"(row)
       : "memory");
 }
+// `bytes` in a row, a multiple of 16; both addresses are, too.
+__device__ inline void copy_bulk(unsigned to, const void* from, unsigned bytes, unsigned barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+               "l"(from), "r"(bytes), "r"(barrier)
+               : "memory");
+}
 // Orders this thread's ordinary accesses to shared memory before later ones by the copy engine and wgmma.
 __device__ inline void async_proxy_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 

@@ -8,6 +8,7 @@
 // from the old to the new state), never as a difference of two large sums that share their diagonal.
 #pragma once
 
+#include "autograd/ops/hopper.cuh"
 #include "autograd/ops/ssd_chunk.cuh"
 
 namespace matvlm::ssd_chunk {
@@ -23,16 +24,23 @@ struct BackwardArgs {
   int heads_per_block = 1;
 };
 
+// Boxes are 8 columns wider than a row, outside the tensor: that is the padding of the tiles. States: all of them as
+// one matrix with N columns.
+struct BackwardMaps {
+  CUtensorMap x, dy, b, c, states, dstates;
+};
+
 template <int P, int N>
 struct BackwardShared {
-  bf16 x[Tile<P>::elements(kChunk)];
-  bf16 dy[Tile<P>::elements(kChunk)];
-  bf16 b[Tile<N>::elements(kChunk)];
-  bf16 c[Tile<N>::elements(kChunk)];
-  bf16 state[Tile<N>::elements(P)];
-  bf16 dstate[Tile<N>::elements(P)];
-  float cum[kChunk];
+  alignas(128) bf16 x[Tile<P>::elements(kChunk)];
+  alignas(128) bf16 dy[Tile<P>::elements(kChunk)];
+  alignas(128) bf16 b[Tile<N>::elements(kChunk)];
+  alignas(128) bf16 c[Tile<N>::elements(kChunk)];
+  alignas(128) bf16 state[Tile<N>::elements(P)];
+  alignas(128) bf16 dstate[Tile<N>::elements(P)];
+  alignas(128) float cum[kChunk];
   float step[kChunk];
+  uint64_t full;                        // all of the above, where they come by bulk copies
   float row_sum[kChunk];                // sum_{j < i} M_ij + what comes from the old state
   float column_sum[kRowTiles][kChunk];  // sum_{i > j} M_ij / dt_j over the rows of a warp
   float diagonal[kChunk];               // M_jj / dt_j
@@ -114,7 +122,8 @@ __device__ void add_dc(float (&dc)[N / 8][4], BackwardShared<P, N>& sm, int warp
   float rows[2] = {after.x - before.x, after.y - before.y};
 
   float m_rows[2] = {0.0F, 0.0F};
-  for (int j = 0; j <= warp; ++j) {
+  const auto block = [&](int j, auto on_diagonal) {
+    constexpr bool kDiagonal = on_diagonal;
     float cb[2][4];
     float g[2][4];
     scores<N>(cb, c_rows, b, j * kTileRows, lane);
@@ -122,38 +131,44 @@ __device__ void add_dc(float (&dc)[N / 8][4], BackwardShared<P, N>& sm, int warp
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
       const int column = j * kTileRows + 8 * n + 2 * t;
+      const float2 cum = *reinterpret_cast<const float2*>(sm.cum + column);
+      const float2 step = *reinterpret_cast<const float2*>(sm.step + column);
       float column_sum[2] = {0.0F, 0.0F};
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const int r = row + 8 * (i / 2);
-        const int k = column + i % 2;
-        const float step = sm.step[k];
-        const float decay = mma::exp2_approx(fminf(cum_row[i / 2] - sm.cum[k], 0.0F));
+        const float decay = mma::exp2_approx(fminf(cum_row[i / 2] - (i % 2 == 0 ? cum.x : cum.y), 0.0F));
         const float product = g[n][i];
-        g[n][i] = r >= k ? product * decay : 0.0F;
-        const float m = g[n][i] * cb[n][i];
-        if (r > k) {
-          m_rows[i / 2] += m * step;
-          column_sum[i % 2] += m;
-        } else if (r == k) {
-          sm.diagonal[k] = m;
-          sm.product[k] = product;
+        g[n][i] *= decay;
+        float m = g[n][i] * cb[n][i];
+        if constexpr (kDiagonal) {
+          const int r = row + 8 * (i / 2);
+          const int k = column + i % 2;
+          if (r == k) {
+            sm.diagonal[k] = m;
+            sm.product[k] = product;
+          }
+          if (r <= k) m = 0.0F;
+          if (r < k) g[n][i] = 0.0F;
         }
-        g[n][i] *= step;
+        g[n][i] *= i % 2 == 0 ? step.x : step.y;
+        m_rows[i / 2] += m * (i % 2 == 0 ? step.x : step.y);
+        column_sum[i % 2] += m;
       }
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        for (int offset = 4; offset < 32; offset *= 2) {
-          column_sum[i] += __shfl_xor_sync(0xffffffffU, column_sum[i], offset);
-        }
-      }
-      if (lane < 4)
-        *reinterpret_cast<float2*>(&sm.column_sum[warp][column]) = make_float2(column_sum[0], column_sum[1]);
+      // Both columns at once: after the first exchange even lanes have one and odd lanes the other.
+      const bool upper = (lane & 4) != 0;
+      float sum = upper ? column_sum[1] : column_sum[0];
+      sum += __shfl_xor_sync(0xffffffffU, upper ? column_sum[0] : column_sum[1], 4);
+      sum += __shfl_xor_sync(0xffffffffU, sum, 8);
+      sum += __shfl_xor_sync(0xffffffffU, sum, 16);
+      if (lane < 8) sm.column_sum[warp][column + lane / 4] = sum;
     }
     const unsigned a[4] = {mma::pack(g[0][0], g[0][1]), mma::pack(g[0][2], g[0][3]), mma::pack(g[1][0], g[1][1]),
                            mma::pack(g[1][2], g[1][3])};
     add_product<N>(dc, a, b, j * kTileRows, lane);
-  }
+  };
+#pragma unroll 1
+  for (int j = 0; j < warp; ++j) block(j, std::false_type{});
+  block(warp, std::true_type{});
   rows[0] += quad_sum(m_rows[0]);
   rows[1] += quad_sum(m_rows[1]);
   if (t == 0) {
@@ -162,16 +177,18 @@ __device__ void add_dc(float (&dc)[N / 8][4], BackwardShared<P, N>& sm, int warp
   }
 }
 
-// Masked, decayed scores of rows j against rows i as an A fragment: L_ij s_ji.
-__device__ inline void decay_transposed(unsigned (&a)[4], float (&s)[2][4], const float* cum, int row, int column,
-                                        const float (&cum_row)[2], int t) {
+// Decayed scores of rows j against rows i as an A fragment: L_ij s_ji, masked on the diagonal block.
+template <bool kDiagonal>
+__device__ void decay_transposed(unsigned (&a)[4], float (&s)[2][4], const float* cum, int row, int column,
+                                 const float (&cum_row)[2], int t) {
 #pragma unroll
   for (int n = 0; n < 2; ++n) {
+    const int first = column + 8 * n + 2 * t;
+    const float2 own = *reinterpret_cast<const float2*>(cum + first);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const int k = column + 8 * n + 2 * t + i % 2;
-      const float decay = mma::exp2_approx(fminf(cum[k] - cum_row[i / 2], 0.0F));
-      s[n][i] = k >= row + 8 * (i / 2) ? s[n][i] * decay : 0.0F;
+      s[n][i] *= mma::exp2_approx(fminf((i % 2 == 0 ? own.x : own.y) - cum_row[i / 2], 0.0F));
+      if (kDiagonal && first + i % 2 < row + 8 * (i / 2)) s[n][i] = 0.0F;
     }
   }
   a[0] = mma::pack(s[0][0], s[0][1]);
@@ -207,13 +224,16 @@ __device__ void add_db(float (&db)[N / 8][4], BackwardShared<P, N>& sm, int warp
       sm.to_state[row + 8] = dots.y;
     }
   }
-  for (int i = warp; i < kRowTiles; ++i) {
+  const auto block = [&](int i, auto on_diagonal) {
     float s[2][4];
     unsigned a[4];
     scores<P>(s, x_rows, dy, i * kTileRows, lane);
-    decay_transposed(a, s, sm.cum, row, i * kTileRows, cum_row, t);
+    decay_transposed<on_diagonal>(a, s, sm.cum, row, i * kTileRows, cum_row, t);
     add_product<N>(part, a, c, i * kTileRows, lane);
-  }
+  };
+  block(warp, std::true_type{});
+#pragma unroll 1
+  for (int i = warp + 1; i < kRowTiles; ++i) block(i, std::false_type{});
 #pragma unroll
   for (int n = 0; n < N / 8; ++n) {
 #pragma unroll
@@ -240,13 +260,16 @@ __device__ void add_dx(float (&dx)[P / 8][4], const BackwardShared<P, N>& sm, fl
   clear(part);
   add_product_trans<N, P>(part, b_rows, Tile<N>(sm.dstate), lane);
   scale_rows(part, mma::exp2_approx(fminf(last - cum_row[0], 0.0F)), mma::exp2_approx(fminf(last - cum_row[1], 0.0F)));
-  for (int i = warp; i < kRowTiles; ++i) {
+  const auto block = [&](int i, auto on_diagonal) {
     float s[2][4];
     unsigned a[4];
     scores<N>(s, b_rows, c, i * kTileRows, lane);
-    decay_transposed(a, s, sm.cum, row, i * kTileRows, cum_row, t);
+    decay_transposed<on_diagonal>(a, s, sm.cum, row, i * kTileRows, cum_row, t);
     add_product<P>(part, a, dy, i * kTileRows, lane);
-  }
+  };
+  block(warp, std::true_type{});
+#pragma unroll 1
+  for (int i = warp + 1; i < kRowTiles; ++i) block(i, std::false_type{});
   const bf16* own = sm.dy + row * Tile<P>::kStride + 2 * t;
 #pragma unroll
   for (int n = 0; n < P / 8; ++n) {
@@ -368,13 +391,23 @@ __device__ void write_gradient(const float (&sum)[W / 8][4], const Output& out, 
   }
 }
 
-// Grid: slots * blocks per chunk. kShared: a block takes heads_per_block heads of one group (of those operands that
-// have groups) and adds up their gradients in registers.
-template <int P, int N, bool kShared>
-__global__ void __launch_bounds__(128, kShared ? 1 : (P* N <= 80 * 80 ? 3 : 1))
-    backward_kernel(const __grid_constant__ BackwardArgs args) {
-  extern __shared__ __align__(16) unsigned char memory[];
-  auto& sm = *reinterpret_cast<BackwardShared<P, N>*>(memory);
+// Zeros where bulk copies brought rows of the next sequence.
+template <int P, int N>
+__device__ void clear_tail(BackwardShared<P, N>& sm, int count, int thread) {
+  bf16* const tiles[4] = {sm.x, sm.dy, sm.b, sm.c};
+#pragma unroll 1
+  for (int k = 0; k < 4; ++k) {
+    const int stride = k < 2 ? Tile<P>::kStride : Tile<N>::kStride;
+    for (int i = count * stride / 2 + thread; i < kChunk * stride / 2; i += 128) {
+      reinterpret_cast<unsigned*>(tiles[k])[i] = 0U;
+    }
+  }
+  hopper::async_proxy_fence();  // the next head's copies come after these
+  __syncthreads();
+}
+
+template <int P, int N, bool kShared, bool kBulk>
+__device__ void backward_chunk(const BackwardArgs& args, const BackwardMaps& maps, BackwardShared<P, N>& sm) {
   const Problem& p = args.problem;
   const int64_t parts = p.heads / args.heads_per_block;
   const int64_t slot = blockIdx.x / parts;
@@ -392,23 +425,53 @@ __global__ void __launch_bounds__(128, kShared ? 1 : (P* N <= 80 * 80 ? 3 : 1))
     return;
   }
 
-  const auto load = [&](int h) {
-    load_tile<P, 128>(sm.x, p.x, chunk.first, chunk.count, h, thread);
-    load_tile<P, 128>(sm.dy, p.dy, chunk.first, chunk.count, h, thread);
-    load_tile<N, 128>(sm.b, p.b, chunk.first, chunk.count, h, thread);
-    load_tile<N, 128>(sm.c, p.c, chunk.first, chunk.count, h, thread);
-    const int64_t at = (slot * p.heads + h) * P * N;
-    load_state_tile<P, N>(sm.state, args.states + at, thread);
-    load_state_tile<P, N>(sm.dstate, args.dstates + at, thread);
-    load_steps<128>(sm.cum, sm.step, p, slot, h, thread);
-    mma::copy_async_commit();
-    mma::copy_async_wait<0>();
+  const unsigned full = mma::shared_address(&sm.full);
+  if constexpr (kBulk) {
+    if (thread == 0) {
+      hopper::barrier_init(full, 1);
+      hopper::barrier_init_fence();
+    }
     __syncthreads();
+  }
+  const auto load = [&](int h, unsigned parity) {
+    if constexpr (kBulk) {
+      if (thread == 0) {
+        const auto row = static_cast<int>(chunk.first);
+        const auto state_row = static_cast<int>((slot * p.heads + h) * P);
+        constexpr unsigned kBytes =
+            2 * (2 * Tile<P>::elements(kChunk) + 2 * Tile<N>::elements(kChunk) + 2 * Tile<N>::elements(P)) +
+            2 * kChunk * sizeof(float);
+        hopper::barrier_expect(full, kBytes);
+        const int64_t from = (h * p.slots + slot) * kChunk;
+        hopper::copy_bulk(mma::shared_address(sm.cum), p.cum + from, kChunk * sizeof(float), full);
+        hopper::copy_bulk(mma::shared_address(sm.step), p.step + from, kChunk * sizeof(float), full);
+        hopper::copy_box(mma::shared_address(sm.c), maps.c, full, 0, h / p.c.heads_per_group, row);
+        hopper::copy_box(mma::shared_address(sm.dy), maps.dy, full, 0, h, row);
+        hopper::copy_box(mma::shared_address(sm.x), maps.x, full, 0, h / p.x.heads_per_group, row);
+        hopper::copy_box(mma::shared_address(sm.b), maps.b, full, 0, h / p.b.heads_per_group, row);
+        hopper::copy_box(mma::shared_address(sm.state), maps.states, full, 0, 0, state_row);
+        hopper::copy_box(mma::shared_address(sm.dstate), maps.dstates, full, 0, 0, state_row);
+      }
+      hopper::barrier_wait(full, parity);
+      if (chunk.count < kChunk) clear_tail<P, N>(sm, chunk.count, thread);
+    } else {
+      load_tile<P, 128>(sm.x, p.x, chunk.first, chunk.count, h, thread);
+      load_tile<P, 128>(sm.dy, p.dy, chunk.first, chunk.count, h, thread);
+      load_tile<N, 128>(sm.b, p.b, chunk.first, chunk.count, h, thread);
+      load_tile<N, 128>(sm.c, p.c, chunk.first, chunk.count, h, thread);
+      const int64_t at = (slot * p.heads + h) * P * N;
+      load_state_tile<P, N>(sm.state, args.states + at, thread);
+      load_state_tile<P, N>(sm.dstate, args.dstates + at, thread);
+      load_steps<128>(sm.cum, sm.step, p, slot, h, thread);
+      mma::copy_async_commit();
+      mma::copy_async_wait<0>();
+      __syncthreads();
+    }
   };
 
   if constexpr (!kShared) {
     const int h = first_head;
-    load(h);
+    load(h, 0);
     {
       float dc[N / 8][4];
       clear(dc);
@@ -437,7 +500,7 @@ __global__ void __launch_bounds__(128, kShared ? 1 : (P* N <= 80 * 80 ? 3 : 1))
   for (int i = 0; i < args.heads_per_block; ++i) {
     const int h = first_head + i;
     const bool last = i + 1 == args.heads_per_block;
-    load(h);
+    load(h, static_cast<unsigned>(i) & 1U);
     add_dc<P, N, false>(dc, sm, warp, lane);
     if (last || args.dc.heads_per_group == 1) {
       write_gradient<N>(dc, args.dc, chunk, h, part, parts, warp, lane);
@@ -457,6 +520,22 @@ __global__ void __launch_bounds__(128, kShared ? 1 : (P* N <= 80 * 80 ? 3 : 1))
     __syncthreads();
     if (warp == 0) step_gradients<P, N>(args, sm, chunk, slot, h, lane);
     __syncthreads();  // the tiles and sums have been read
+  }
+}
+
+// Grid: slots * blocks per chunk. kShared: a block takes heads_per_block heads of one group (of those operands that
+// have groups) and adds up their gradients in registers.
+template <int P, int N, bool kShared, bool kBulk>
+__global__ void __launch_bounds__(128, kShared ? 1 : (P* N <= 80 * 80 ? 3 : 1))
+    backward_kernel(const __grid_constant__ BackwardArgs args, const __grid_constant__ BackwardMaps maps) {
+#ifndef MATVLM_SM90A
+  if constexpr (kBulk) {
+    return;
+  } else
+#endif
+  {
+    extern __shared__ __align__(128) unsigned char memory[];
+    backward_chunk<P, N, kShared, kBulk>(args, maps, *reinterpret_cast<BackwardShared<P, N>*>(memory));
   }
 }
 

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "autograd/ops/ssd_sizes.cuh"
+#include "autograd/ops/tensor_map.h"
 
 namespace matvlm {
 namespace {
@@ -13,7 +14,7 @@ using namespace ssd_chunk;
 
 constexpr int64_t kFewTokens = 16;  // sequences up to this long are steps of decoding
 constexpr int kPrepareThreads = 256;
-constexpr int kHeadTile = 32;
+constexpr int kHeadTile = 8;
 constexpr int kSumThreads = 256;
 constexpr float kLog2E = 1.44269504F;
 
@@ -219,6 +220,16 @@ void sum_parts(Context& ctx, const Output& out, int64_t tokens, int64_t heads, i
   MATVLM_LAUNCH_CHECK();
 }
 
+// Whether this device and build have the kernels that use bulk tensor copies, and the operands are aligned for them.
+bool bulk_applies(Context& ctx, const SizeKernels& k, int64_t tokens, std::initializer_list<const Rows*> operands) {
+  if (ctx.cuda()->compute_capability() != 90 || tokens > INT32_MAX || !k.has_sm90a()) return false;
+  return std::all_of(operands.begin(), operands.end(), [](const Rows* rows) { return rows->vectors; });
+}
+
+CUtensorMap operand_map(const Rows& rows, int heads, int64_t tokens, int padded) {
+  return head_map(rows.data, rows.width, heads / rows.heads_per_group, tokens, rows.stride, padded + 8, kChunk);
+}
+
 }  // namespace
 
 bool ssd_chunk_applies(Context& ctx, const SsdArgs<bf16, float>& a, bool backward) {
@@ -262,8 +273,16 @@ void ssd_chunk_forward(Context& ctx, const SsdArgs<bf16, float>& a) {
     kernels.states(states, dim3(heads, batch, 1), cuda_stream(ctx));
     args.boundaries = boundaries.data<float>();
   }
+  const dim3 grid(heads, static_cast<unsigned>(segments), batch);
+  const Problem& p = args.problem;
+  if (bulk_applies(ctx, kernels, a.tokens, {&p.x, &p.b, &p.c})) {
+    const ForwardMaps maps{operand_map(p.x, p.heads, a.tokens, kernels.p),
+                           operand_map(p.b, p.heads, a.tokens, kernels.n),
+                           operand_map(p.c, p.heads, a.tokens, kernels.n)};
+    return kernels.pipeline(args, maps, grid, cuda_stream(ctx));
+  }
   const bool large = kernels.forward_shared_large <= ctx.cuda()->max_shared_memory();
-  kernels.forward(args, large, dim3(heads, static_cast<unsigned>(segments), batch), cuda_stream(ctx));
+  kernels.forward(args, large, grid, cuda_stream(ctx));
 }
 
 void ssd_chunk_backward(Context& ctx, const SsdArgs<bf16, float>& a) {
@@ -297,7 +316,22 @@ void ssd_chunk_backward(Context& ctx, const SsdArgs<bf16, float>& a) {
   const Tensor c_sums = prepare_sums(ctx, args.dc, a.tokens, s.heads, per_block, kernels.n);
   const Tensor weight_sums = Tensor::empty(ctx, {3, s.heads, p.slots}, DType::f32);
   args.weight_sums = weight_sums.data<float>();
-  kernels.backward(args, per_block > 1, dim3(static_cast<unsigned>(p.slots * (s.heads / per_block))), cuda_stream(ctx));
+  const dim3 grid(static_cast<unsigned>(p.slots * (s.heads / per_block)));
+  const int64_t state_rows = p.slots * s.heads * kernels.p;
+  if (state_rows <= INT32_MAX && bulk_applies(ctx, kernels, a.tokens, {&p.x, &p.b, &p.c, &p.dy})) {
+    const auto states_map = [&](const bf16* data) {
+      return head_map(data, kernels.n, 1, state_rows, kernels.n, kernels.n + 8, kernels.p);
+    };
+    const BackwardMaps maps{operand_map(p.x, p.heads, a.tokens, kernels.p),
+                            operand_map(p.dy, p.heads, a.tokens, kernels.p),
+                            operand_map(p.b, p.heads, a.tokens, kernels.n),
+                            operand_map(p.c, p.heads, a.tokens, kernels.n),
+                            states_map(before),
+                            states_map(after)};
+    kernels.backward(args, &maps, per_block > 1, grid, cuda_stream(ctx));
+  } else {
+    kernels.backward(args, nullptr, per_block > 1, grid, cuda_stream(ctx));
+  }
   sum_parts(ctx, args.dx, a.tokens, s.heads, per_block, kernels.p);
   sum_parts(ctx, args.db, a.tokens, s.heads, per_block, kernels.n);
   sum_parts(ctx, args.dc, a.tokens, s.heads, per_block, kernels.n);

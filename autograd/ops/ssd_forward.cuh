@@ -34,13 +34,17 @@ struct ForwardShared {
   float step[kStages][kChunk];
 };
 
-// Outputs of the 16 tokens from 16 * warp on.
-template <int P, int N, class Shared>
+// Outputs of the 16 tokens from 16 * warp on. release(true) is called when the state has been read, release(false) when
+// the chunk has been.
+template <int P, int N, class Shared, class Release>
 __device__ void chunk_outputs(const ForwardArgs& args, const Shared& sm, int stage, const bf16* state_before,
-                              int64_t first, int count, int h, float skip, int warp, int lane) {
+                              int64_t first, int count, int h, float skip, int warp, int lane, Release&& release) {
   const int t = lane % 4;
   const int row = warp * kTileRows + lane / 4;
-  if (warp * kTileRows >= count) return;
+  if (warp * kTileRows >= count) {
+    release(true);
+    return release(false);
+  }
   const Tile<P> x(sm.x[stage]);
   const Tile<N> b(sm.b[stage]);
   const float* cum = sm.cum[stage];
@@ -52,6 +56,7 @@ __device__ void chunk_outputs(const ForwardArgs& args, const Shared& sm, int sta
   float y[P / 8][4];
   clear(y);
   add_product_trans<N, P>(y, c, Tile<N>(state_before), lane);
+  release(true);
   scale_rows(y, mma::exp2_approx(fminf(cum_row[0], 0.0F)), mma::exp2_approx(fminf(cum_row[1], 0.0F)));
   for (int j = 0; j <= warp; ++j) {
     float s[2][4];
@@ -82,6 +87,7 @@ __device__ void chunk_outputs(const ForwardArgs& args, const Shared& sm, int sta
       y[n][2 * half + 1] += skip * mma::high_half(pair);
     }
   }
+  release(false);
   store_rows<P>(y, args.y, first, row, count, static_cast<int64_t>(h) * args.y.width, t);
 }
 
@@ -130,7 +136,8 @@ __global__ void __launch_bounds__(128 + 2 * P) forward_kernel(const __grid_const
       const int64_t first = begin + k * kChunk;
       const int count = static_cast<int>(min(length - k * kChunk, static_cast<int64_t>(kChunk)));
       chunk_outputs<P, N>(args, sm, static_cast<int>((k - first_chunk) % kStages),
-                          sm.state[(k - first_chunk) % Shared::kStates], first, count, h, skip, warp, lane);
+                          sm.state[(k - first_chunk) % Shared::kStates], first, count, h, skip, warp, lane,
+                          [](bool) {});
       if constexpr (Shared::kStates == 1) __syncthreads();  // the state has been read
     }
     return;

@@ -5,7 +5,7 @@
 #include <cuda_runtime.h>
 
 #include "autograd/ops/ssd_backward.cuh"
-#include "autograd/ops/ssd_forward.cuh"
+#include "autograd/ops/ssd_forward_hopper.cuh"
 #include "core/cuda_context.h"
 
 namespace matvlm::ssd_chunk {
@@ -13,17 +13,20 @@ namespace matvlm::ssd_chunk {
 struct SizeKernels {
   int p = 0, n = 0;                                // padded widths
   int64_t states_shared = 0, backward_shared = 0;  // bytes of shared memory
-  int64_t forward_shared_large = 0, forward_shared_small = 0;
+  int64_t forward_shared_large = 0, forward_shared_small = 0, pipeline_shared = 0;
   void (*states)(const StatesArgs&, dim3 grid, cudaStream_t) = nullptr;
   void (*forward)(const ForwardArgs&, bool large, dim3 grid, cudaStream_t) = nullptr;
-  void (*backward)(const BackwardArgs&, bool shared_heads, dim3 grid, cudaStream_t) = nullptr;
+  void (*pipeline)(const ForwardArgs&, const ForwardMaps&, dim3 grid, cudaStream_t) = nullptr;  // sm_90a only
+  // maps: null or, sm_90a only, those of the operands.
+  void (*backward)(const BackwardArgs&, const BackwardMaps* maps, bool shared_heads, dim3 grid, cudaStream_t) = nullptr;
+  bool (*has_sm90a)() = nullptr;  // whether the kernels marked so are in this build for this device
 };
 
-template <class Kernel, class Args>
-void launch(Kernel kernel, const Args& args, dim3 grid, int threads, int64_t shared, cudaStream_t stream) {
+template <class Kernel, class... Args>
+void launch(Kernel kernel, dim3 grid, int threads, int64_t shared, cudaStream_t stream, const Args&... args) {
   MATVLM_CUDA_CHECK(
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)));
-  kernel<<<grid, static_cast<unsigned>(threads), static_cast<size_t>(shared), stream>>>(args);
+  kernel<<<grid, static_cast<unsigned>(threads), static_cast<size_t>(shared), stream>>>(args...);
   MATVLM_LAUNCH_CHECK();
 }
 
@@ -36,18 +39,33 @@ SizeKernels size_kernels() {
   k.backward_shared = sizeof(BackwardShared<P, N>);
   k.forward_shared_large = sizeof(ForwardShared<P, N, true>);
   k.forward_shared_small = sizeof(ForwardShared<P, N, false>);
+  k.pipeline_shared = sizeof(PipelineShared<P, N>);
   k.states = [](const StatesArgs& args, dim3 grid, cudaStream_t stream) {
-    launch(states_kernel<P, N>, args, grid, 2 * P, sizeof(StatesShared<P, N>), stream);
+    launch(states_kernel<P, N>, grid, 2 * P, sizeof(StatesShared<P, N>), stream, args);
   };
   k.forward = [](const ForwardArgs& args, bool large, dim3 grid, cudaStream_t stream) {
+    constexpr int kThreads = 128 + 2 * P;
     if (large)
-      return launch(forward_kernel<P, N, true>, args, grid, 128 + 2 * P, sizeof(ForwardShared<P, N, true>), stream);
-    launch(forward_kernel<P, N, false>, args, grid, 128 + 2 * P, sizeof(ForwardShared<P, N, false>), stream);
+      return launch(forward_kernel<P, N, true>, grid, kThreads, sizeof(ForwardShared<P, N, true>), stream, args);
+    launch(forward_kernel<P, N, false>, grid, kThreads, sizeof(ForwardShared<P, N, false>), stream, args);
   };
-  k.backward = [](const BackwardArgs& args, bool shared_heads, dim3 grid, cudaStream_t stream) {
-    constexpr int64_t kBytes = sizeof(BackwardShared<P, N>);
-    if (shared_heads) return launch(backward_kernel<P, N, true>, args, grid, 128, kBytes, stream);
-    launch(backward_kernel<P, N, false>, args, grid, 128, kBytes, stream);
+  k.pipeline = [](const ForwardArgs& args, const ForwardMaps& maps, dim3 grid, cudaStream_t stream) {
+    using Shared = PipelineShared<P, N>;
+    launch(pipeline_kernel<P, N>, grid, Shared::kThreads, sizeof(Shared), stream, args, maps);
+  };
+  k.backward = [](const BackwardArgs& args, const BackwardMaps* maps, bool shared_heads, dim3 grid,
+                  cudaStream_t stream) {
+    const auto run = [&](auto kernel) {
+      launch(kernel, grid, 128, sizeof(BackwardShared<P, N>), stream, args, maps != nullptr ? *maps : BackwardMaps{});
+    };
+    if (maps != nullptr)
+      return shared_heads ? run(backward_kernel<P, N, true, true>) : run(backward_kernel<P, N, false, true>);
+    return shared_heads ? run(backward_kernel<P, N, true, false>) : run(backward_kernel<P, N, false, false>);
+  };
+  k.has_sm90a = [] {
+    cudaFuncAttributes attributes{};
+    MATVLM_CUDA_CHECK(cudaFuncGetAttributes(&attributes, pipeline_kernel<P, N>));
+    return attributes.numRegs > 32;  // in code for any other target the kernel is empty
   };
   return k;
 }
