@@ -39,3 +39,13 @@ foreach(file ${e2e_tests})
   add_dependencies(${target} matvlm)
 endforeach()
 set_tests_properties(e2e.resume PROPERTIES TIMEOUT 1800)  # of which it needs two minutes, but many more with sanitizers
+
+# Programs that time kernels on a GPU: tests/bench/NAME.cpp is bench_NAME. Built with the tests, run by hand.
+if(MATVLM_HAVE_CUDA)
+  file(GLOB benches CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/bench/*.cpp)
+  foreach(file ${benches})
+    get_filename_component(stem ${file} NAME_WE)
+    add_executable(bench_${stem} ${file})
+    target_link_libraries(bench_${stem} PRIVATE matvlm_test_support)
+  endforeach()
+endif()
