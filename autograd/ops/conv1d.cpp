@@ -32,6 +32,7 @@ Conv1dArgs<E, F> make_args(const Tensor& x, const Tensor& weight, const Tensor& 
   a.channels = x.dim(1);
   a.width = weight.dim(-1);
   a.batch = lens.batch();
+  a.longest = lens.longest;
   a.cu = device_cu(lens, x.on_gpu());
   a.x = x.data<E>();
   a.x_stride = x.row_stride();

@@ -22,6 +22,7 @@ constexpr int64_t kConvMaxWidth = 4;
 template <class E, class F = E>
 struct Conv1dArgs {
   int64_t tokens = 0, channels = 0, width = 0, batch = 0;
+  int64_t longest = 0;          // of the sequences
   const int64_t* cu = nullptr;  // [B+1]
   const E* x = nullptr;         // [T, C]
   int64_t x_stride = 0;

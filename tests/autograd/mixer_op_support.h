@@ -56,20 +56,29 @@ inline void expect_close(const std::vector<float>& found, const std::vector<doub
   }
 }
 
-// Inputs of an op: column ranges of one tensor (behind three unused columns, so that nothing is aligned), or one tensor
-// each.
+// How the inputs lie in memory; the kernels take 16 bytes at a time where rows are aligned and single elements
+// elsewhere.
+enum class Rows { apart, unaligned_views, aligned_views };
+inline constexpr Rows kAllRows[] = {Rows::apart, Rows::unaligned_views, Rows::aligned_views};
+inline const char* name_of(Rows rows) {
+  return rows == Rows::apart ? "apart" : (rows == Rows::aligned_views ? "aligned views" : "unaligned views");
+}
+
+// Inputs of an op: column ranges of one tensor behind `unused` columns (three, so that nothing is aligned; a multiple
+// of 8 leaves it to the widths), or one tensor each.
 class OpInputs {
  public:
-  OpInputs(Graph& g, const std::vector<std::vector<double>>& parts, int64_t tokens, DType dtype, bool fused) {
+  OpInputs(Graph& g, const std::vector<std::vector<double>>& parts, int64_t tokens, DType dtype, bool fused,
+           int64_t unused = 3) {
     Context& ctx = g.ctx();
     std::vector<int64_t> widths;
-    int64_t total = kUnused;
+    int64_t total = unused;
     for (const auto& part : parts) {
       widths.push_back(static_cast<int64_t>(part.size()) / tokens);
       total += widths.back();
     }
     if (fused) fused_ = g.input(Tensor::zeros(ctx, {tokens, total}, dtype));
-    int64_t begin = kUnused;
+    int64_t begin = unused;
     for (size_t i = 0; i < parts.size(); ++i) {
       const Tensor values = tensor_of(ctx, parts[i], {tokens, widths[i]}, dtype);
       const int64_t end = begin + widths[i];
@@ -83,6 +92,8 @@ class OpInputs {
       begin = end;
     }
   }
+  OpInputs(Graph& g, const std::vector<std::vector<double>>& parts, int64_t tokens, DType dtype, Rows rows)
+      : OpInputs(g, parts, tokens, dtype, rows != Rows::apart, rows == Rows::aligned_views ? 8 : 3) {}
   const Var& operator[](size_t i) const { return vars_[i]; }
   std::vector<float> grad(Context& ctx, size_t i) const {
     if (!fused_.defined()) return vars_[i].grad().to_floats(ctx);
@@ -90,7 +101,6 @@ class OpInputs {
   }
 
  private:
-  static constexpr int64_t kUnused = 3;
   Var fused_;
   std::vector<Var> vars_;
   std::vector<std::pair<int64_t, int64_t>> ranges_;

@@ -5,6 +5,7 @@
 
 #include <array>
 
+#include "autograd/ops/add.h"
 #include "autograd/ops/conv1d.h"
 #include "autograd/ops/conv1d_cpu.h"
 #include "tests/autograd/mixer_op_support.h"
@@ -26,6 +27,8 @@ const std::vector<Case>& cases() {
       {"two taps", {255}, 80, 2},
       {"wide", {65, 1, 2}, 5 * 72, 4},
       {"long rows", {256, 257, 300}, 130, 4},
+      {"tiles over many sequences", {31, 1, 0, 2, 3, 64, 0, 0, 1, 130, 5, 1, 127, 2}, 264, 4},
+      {"last tile of one token", {33, 0, 96}, 8, 4},
   };
   return all;
 }
@@ -109,14 +112,17 @@ std::vector<double> formula(const Problem& p) {
   return y;
 }
 
-std::vector<std::vector<float>> run_graph(Context& ctx, const Problem& p, DType dtype, bool fused) {
+// Output and gradients; with `uses` 2 those of the op applied twice to the same inputs and added.
+std::vector<std::vector<float>> run_graph(Context& ctx, const Problem& p, DType dtype, Rows rows, int uses = 1) {
   OpWeights weights;
   weights.declare("conv1d.weight", {p.c.channels, 1, p.c.width});
   weights.declare("conv1d.bias", {p.c.channels});
   weights.fill(ctx, dtype, {p.in[kWeight], p.in[kBias]});
   Graph g(ctx);
-  const OpInputs in(g, {p.in[kX]}, p.tokens, dtype, fused);
-  const Var y = causal_conv1d_silu(g, in[0], weights[0], weights[1], make_seqlens(ctx, p.cu));
+  const OpInputs in(g, {p.in[kX]}, p.tokens, dtype, rows);
+  const auto lens = make_seqlens(ctx, p.cu);
+  Var y = causal_conv1d_silu(g, in[0], weights[0], weights[1], lens);
+  for (int i = 1; i < uses; ++i) y = add(g, {y, causal_conv1d_silu(g, in[0], weights[0], weights[1], lens)});
   std::vector<std::vector<float>> found = {y.value().to_floats(ctx)};
   g.backward(y, tensor_of(ctx, p.dy, {p.tokens, p.c.channels}, dtype));
   found.push_back(in.grad(ctx, 0));
@@ -134,15 +140,31 @@ void check_graph(Context& ctx, DType dtype) {
     const Problem p(c, dtype);
     const std::vector<double> y = forward(p, p.in);
     const Values<double> grads = backward(p, p.in, p.dy);
-    for (const bool fused : {true, false}) {
-      const std::string where = cat(c.name, fused ? ", fused: " : ", apart: ");
-      const auto found = run_graph(ctx, p, dtype, fused);
+    for (const Rows rows : kAllRows) {
+      const std::string where = cat(c.name, ", ", name_of(rows), ": ");
+      const auto found = run_graph(ctx, p, dtype, rows);
       expect_close(found[0], y, dtype, kForwardTolerance, where + "y");
       for (size_t i = 0; i < kInputs; ++i) {
         const DType type = i == kX ? dtype : DType::f32;
         expect_close(found[i + 1], grads[i], type, kGradientTolerance, where + "gradient of " + kNames[i]);
       }
-      EXPECT_EQ(found, run_graph(ctx, p, dtype, fused)) << where << "same inputs, other bits";
+      EXPECT_EQ(found, run_graph(ctx, p, dtype, rows)) << where << "same inputs, other bits";
+    }
+  }
+}
+
+// The second gradient of x is added to the first.
+void check_accumulation(Context& ctx, DType dtype) {
+  const Problem p(cases()[4], dtype);
+  Values<double> grads = backward(p, p.in, p.dy);
+  for (auto& grad : grads) {
+    for (double& v : grad) v *= 2;
+  }
+  for (const Rows rows : kAllRows) {
+    const auto found = run_graph(ctx, p, dtype, rows, 2);
+    for (size_t i = 0; i < kInputs; ++i) {
+      expect_close(found[i + 1], grads[i], i == kX ? dtype : DType::f32, kGradientTolerance,
+                   cat("twice, ", name_of(rows), ": gradient of ", kNames[i]));
     }
   }
 }
@@ -188,75 +210,93 @@ TEST(Conv1d, BackwardMatchesComplexStep) {
 }
 
 TEST(Conv1d, GraphMatchesOracle) { check_graph(cpu(), DType::f32); }
+TEST(Conv1d, GradientsAccumulate) { check_accumulation(cpu(), DType::f32); }
 
 TEST(Conv1d, ThreadsDoNotChangeBits) {
   const Problem p(cases()[5], DType::f32);
   const int threads = omp_get_max_threads();
   omp_set_num_threads(1);
-  const auto one = run_graph(cpu(), p, DType::f32, true);
+  const auto one = run_graph(cpu(), p, DType::f32, Rows::unaligned_views);
   omp_set_num_threads(3);
-  const auto three = run_graph(cpu(), p, DType::f32, true);
+  const auto three = run_graph(cpu(), p, DType::f32, Rows::unaligned_views);
   omp_set_num_threads(threads);
   EXPECT_EQ(one, three);
 }
 
 // A prefill of unequal lengths (one shorter than the window, one empty), then steps of 1 and 3 tokens with windows in
 // place, in rows chosen by `slots`, then one step taken back: the same bits as the pass over the whole sequences.
+// `longer`: tokens that the first two sequences have more in their prefill.
+void check_decode(Context& ctx, DType dtype, int64_t width, int64_t channels, int64_t longer) {
+  const Problem p({"decode", {9 + longer, 12 + longer, 7}, channels, width}, dtype);
+  OpWeights weights;
+  weights.declare("conv1d.weight", {channels, 1, width});
+  weights.declare("conv1d.bias", {channels});
+  weights.fill(ctx, dtype, {p.in[kWeight], p.in[kBias]});
+  Graph g(ctx, false);
+  const Tensor whole = tensor_of(ctx, p.in[kX], {p.tokens, channels}, dtype);
+  const auto shifted = [&](std::vector<int64_t> at) {
+    at[0] += longer;
+    at[1] += longer;
+    return at;
+  };
+  const auto run = [&](const std::vector<int64_t>& from, const std::vector<int64_t>& to, const StateIo* state) {
+    std::vector<int64_t> lengths;
+    for (size_t b = 0; b < from.size(); ++b) lengths.push_back(to[b] - from[b]);
+    const std::vector<int64_t> cu = boundaries(lengths);
+    const Tensor x = Tensor::empty(ctx, {cu.back(), channels}, dtype);
+    for (size_t b = 0; b < from.size(); ++b) {
+      x.slice_rows(cu[b], cu[b + 1]).copy_from(ctx, whole.slice_rows(p.cu[b] + from[b], p.cu[b] + to[b]));
+    }
+    return causal_conv1d_silu(g, g.constant(x), weights[0], weights[1], make_seqlens(ctx, cu), state)
+        .value()
+        .to_floats(ctx);
+  };
+  const std::vector<float> expected = run({0, 0, 0}, p.c.lengths, nullptr);
+  const auto expect_tokens = [&](const std::vector<float>& found, const std::vector<int64_t>& from,
+                                 const std::vector<int64_t>& to, const char* what) {
+    std::vector<float> want;
+    for (size_t b = 0; b < from.size(); ++b) {
+      want.insert(want.end(), expected.begin() + (p.cu[b] + from[b]) * channels,
+                  expected.begin() + (p.cu[b] + to[b]) * channels);
+    }
+    EXPECT_EQ(found, want) << what << ", " << width << " taps";
+  };
+  const auto step = [&](std::vector<int64_t> from, std::vector<int64_t> to, const StateIo& state, const char* what) {
+    from = shifted(std::move(from));
+    to = shifted(std::move(to));
+    expect_tokens(run(from, to, &state), from, to, what);
+  };
+  StateIo state;
+  state.final = Tensor::zeros(ctx, {4, width - 1, channels}, dtype);
+  state.slots = Tensor::from(ctx, std::vector<int64_t>{2, 0, 3}, {3});
+  step({-longer, -longer, 0}, {5, 1, 0}, state, "prefill");
+  state.initial = state.final;
+  step({5, 1, 0}, {6, 2, 1}, state, "one token");
+  state.every = Tensor::empty(ctx, {9, width - 1, channels}, dtype);
+  step({6, 2, 1}, {9, 5, 4}, state, "three tokens");
+  // Sequence 2 goes back to its window after token 2 (row 6 of the step), the others stay.
+  state.final.slice_rows(3, 4).copy_from(ctx, state.every.slice_rows(6, 7));
+  state.every = Tensor();
+  step({9, 5, 2}, {9, 12, 7}, state, "after going back");
+  const std::vector<float> rows = state.final.to_floats(ctx);
+  const std::vector<float> x = whole.to_floats(ctx);
+  const int64_t row = (width - 1) * channels;
+  const std::vector<int64_t> slots = {2, 0, 3};
+  for (size_t b = 0; b < slots.size(); ++b) {
+    const std::vector<float> found(rows.begin() + slots[b] * row, rows.begin() + (slots[b] + 1) * row);
+    const std::vector<float> want(x.begin() + p.cu[b + 1] * channels - row, x.begin() + p.cu[b + 1] * channels);
+    EXPECT_EQ(found, want) << "window of sequence " << b << ", " << width << " taps";
+  }
+  EXPECT_EQ(std::vector<float>(rows.begin() + row, rows.begin() + 2 * row),
+            std::vector<float>(static_cast<size_t>(row), 0.0F));
+}
+
+// Whole and broken vectors of channels; prefills short enough for the kernel of decode steps, and longer ones.
 void check_decode(Context& ctx, DType dtype) {
   for (const int64_t width : {2, 3, 4}) {
-    const Problem p({"decode", {9, 12, 7}, 37, width}, dtype);
-    const int64_t channels = p.c.channels;
-    OpWeights weights;
-    weights.declare("conv1d.weight", {channels, 1, width});
-    weights.declare("conv1d.bias", {channels});
-    weights.fill(ctx, dtype, {p.in[kWeight], p.in[kBias]});
-    Graph g(ctx, false);
-    const Tensor whole = tensor_of(ctx, p.in[kX], {p.tokens, channels}, dtype);
-    const auto run = [&](const std::vector<int64_t>& from, const std::vector<int64_t>& to, const StateIo* state) {
-      std::vector<int64_t> lengths;
-      for (size_t b = 0; b < from.size(); ++b) lengths.push_back(to[b] - from[b]);
-      const std::vector<int64_t> cu = boundaries(lengths);
-      const Tensor x = Tensor::empty(ctx, {cu.back(), channels}, dtype);
-      for (size_t b = 0; b < from.size(); ++b) {
-        x.slice_rows(cu[b], cu[b + 1]).copy_from(ctx, whole.slice_rows(p.cu[b] + from[b], p.cu[b] + to[b]));
-      }
-      return causal_conv1d_silu(g, g.constant(x), weights[0], weights[1], make_seqlens(ctx, cu), state)
-          .value()
-          .to_floats(ctx);
-    };
-    const std::vector<float> expected = run({0, 0, 0}, p.c.lengths, nullptr);
-    const auto expect_tokens = [&](const std::vector<float>& found, const std::vector<int64_t>& from,
-                                   const std::vector<int64_t>& to, const char* what) {
-      std::vector<float> want;
-      for (size_t b = 0; b < from.size(); ++b) {
-        want.insert(want.end(), expected.begin() + (p.cu[b] + from[b]) * channels,
-                    expected.begin() + (p.cu[b] + to[b]) * channels);
-      }
-      EXPECT_EQ(found, want) << what << ", " << width << " taps";
-    };
-    StateIo state;
-    state.final = Tensor::zeros(ctx, {4, width - 1, channels}, dtype);
-    state.slots = Tensor::from(ctx, std::vector<int64_t>{2, 0, 3}, {3});
-    expect_tokens(run({0, 0, 0}, {5, 1, 0}, &state), {0, 0, 0}, {5, 1, 0}, "prefill");
-    state.initial = state.final;
-    expect_tokens(run({5, 1, 0}, {6, 2, 1}, &state), {5, 1, 0}, {6, 2, 1}, "one token");
-    state.every = Tensor::empty(ctx, {9, width - 1, channels}, dtype);
-    expect_tokens(run({6, 2, 1}, {9, 5, 4}, &state), {6, 2, 1}, {9, 5, 4}, "three tokens");
-    // Sequence 2 goes back to its window after token 2 (row 6 of the step), the others stay.
-    state.final.slice_rows(3, 4).copy_from(ctx, state.every.slice_rows(6, 7));
-    state.every = Tensor();
-    expect_tokens(run({9, 5, 2}, {9, 12, 7}, &state), {9, 5, 2}, {9, 12, 7}, "after going back");
-    const std::vector<float> rows = state.final.to_floats(ctx);
-    const std::vector<float> x = whole.to_floats(ctx);
-    const int64_t row = (width - 1) * channels;
-    const std::vector<int64_t> slots = {2, 0, 3};
-    for (size_t b = 0; b < slots.size(); ++b) {
-      const std::vector<float> found(rows.begin() + slots[b] * row, rows.begin() + (slots[b] + 1) * row);
-      const std::vector<float> want(x.begin() + p.cu[b + 1] * channels - row, x.begin() + p.cu[b + 1] * channels);
-      EXPECT_EQ(found, want) << "window of sequence " << b << ", " << width << " taps";
+    for (const int64_t channels : {37, 40}) {
+      for (const int64_t longer : {0, 40}) check_decode(ctx, dtype, width, channels, longer);
     }
-    EXPECT_EQ(std::vector<float>(rows.begin() + row, rows.begin() + 2 * row),
-              std::vector<float>(static_cast<size_t>(row), 0.0F));
   }
 }
 
@@ -288,6 +328,8 @@ TEST(Conv1d, BadInputsAreNamed) {
 
 TEST(Conv1dCuda, Float32MatchesOracle) { check_graph(*new_cuda(), DType::f32); }
 TEST(Conv1dCuda, Bf16MatchesOracle) { check_graph(*new_cuda(), DType::bf16); }
+TEST(Conv1dCuda, GradientsAccumulateFloat32) { check_accumulation(*new_cuda(), DType::f32); }
+TEST(Conv1dCuda, GradientsAccumulateBf16) { check_accumulation(*new_cuda(), DType::bf16); }
 TEST(Conv1dCuda, DecodeMatchesFullPassFloat32) { check_decode(*new_cuda(), DType::f32); }
 TEST(Conv1dCuda, DecodeMatchesFullPassBf16) { check_decode(*new_cuda(), DType::bf16); }
 

@@ -6,6 +6,7 @@
 #include <array>
 #include <memory>
 
+#include "autograd/ops/add.h"
 #include "autograd/ops/gated_rms_norm.h"
 #include "autograd/ops/gated_rms_norm_cpu.h"
 #include "tests/autograd/mixer_op_support.h"
@@ -20,9 +21,21 @@ struct Case {
 
 const std::vector<Case>& cases() {
   static const std::vector<Case> all = {
-      {"one token", 1, 1, 16},    {"two tokens, odd groups", 2, 3, 16}, {"63 tokens, P = 72", 63, 5, 72},
-      {"64 tokens", 64, 2, 80},   {"65 tokens, P = 80", 65, 7, 80},     {"width 7", 255, 3, 7},
-      {"256 tokens", 256, 4, 48}, {"257 tokens, width 1", 257, 6, 1},   {"300 tokens, wide group", 300, 1, 130},
+      {"one token", 1, 1, 16},
+      {"two tokens, odd groups", 2, 3, 16},
+      {"63 tokens, P = 72", 63, 5, 72},
+      {"64 tokens", 64, 2, 80},
+      {"65 tokens, P = 80", 65, 7, 80},
+      {"width 7", 255, 3, 7},
+      {"256 tokens", 256, 4, 48},
+      {"257 tokens, width 1", 257, 6, 1},
+      {"300 tokens, wide group", 300, 1, 130},
+      {"P = 80, many heads", 131, 11, 80},
+      {"P = 128", 130, 3, 128},
+      {"P = 64", 33, 9, 64},
+      {"P = 400", 33, 2, 400},
+      {"P = 640", 35, 1, 640},
+      {"wider than a warp", 70, 2, 1200},
   };
   return all;
 }
@@ -114,13 +127,15 @@ std::vector<double> formula(const Problem& p) {
   return out;
 }
 
-std::vector<std::vector<float>> run_graph(Context& ctx, const Problem& p, DType dtype, bool fused) {
+// Output and gradients; with `uses` 2 those of the op applied twice to the same inputs and added.
+std::vector<std::vector<float>> run_graph(Context& ctx, const Problem& p, DType dtype, Rows rows, int uses = 1) {
   OpWeights weights;
   weights.declare("norm.weight", {p.channels});
   weights.fill(ctx, dtype, {p.in[kWeight]});
   Graph g(ctx);
-  const OpInputs in(g, {p.in[kY], p.in[kZ]}, p.c.tokens, dtype, fused);
-  const Var out = gated_rms_norm(g, in[kY], in[kZ], weights[0], p.c.group, kEps);
+  const OpInputs in(g, {p.in[kY], p.in[kZ]}, p.c.tokens, dtype, rows);
+  Var out = gated_rms_norm(g, in[kY], in[kZ], weights[0], p.c.group, kEps);
+  for (int i = 1; i < uses; ++i) out = add(g, {out, gated_rms_norm(g, in[kY], in[kZ], weights[0], p.c.group, kEps)});
   std::vector<std::vector<float>> found = {out.value().to_floats(ctx)};
   g.backward(out, tensor_of(ctx, p.dout, {p.c.tokens, p.channels}, dtype));
   found.push_back(in.grad(ctx, kY));
@@ -139,15 +154,33 @@ void check_graph(Context& ctx, DType dtype) {
     const Problem p(c, dtype);
     const std::vector<double> out = forward(p, p.in);
     const Values<double> grads = backward(p, p.in, p.dout);
-    for (const bool fused : {true, false}) {
-      const std::string where = cat(c.name, fused ? ", fused: " : ", apart: ");
-      const auto found = run_graph(ctx, p, dtype, fused);
+    for (const Rows rows : kAllRows) {
+      const std::string where = cat(c.name, ", ", name_of(rows), ": ");
+      const auto found = run_graph(ctx, p, dtype, rows);
       expect_close(found[0], out, dtype, kForwardTolerance, where + "out");
       for (size_t i = 0; i < kInputs; ++i) {
         const DType type = i == kWeight ? DType::f32 : dtype;
         expect_close(found[i + 1], grads[i], type, kGradientTolerance, where + "gradient of " + kNames[i]);
       }
-      EXPECT_EQ(found, run_graph(ctx, p, dtype, fused)) << where << "same inputs, other bits";
+      EXPECT_EQ(found, run_graph(ctx, p, dtype, rows)) << where << "same inputs, other bits";
+    }
+  }
+}
+
+// The second gradients of y and z are added to the first. 80 wide and 1200 wide: both kernels.
+void check_accumulation(Context& ctx, DType dtype) {
+  for (const size_t which : {4, 14}) {
+    const Problem p(cases()[which], dtype);
+    Values<double> grads = backward(p, p.in, p.dout);
+    for (auto& grad : grads) {
+      for (double& v : grad) v *= 2;
+    }
+    for (const Rows rows : kAllRows) {
+      const auto found = run_graph(ctx, p, dtype, rows, 2);
+      for (size_t i = 0; i < kInputs; ++i) {
+        expect_close(found[i + 1], grads[i], i == kWeight ? DType::f32 : dtype, kGradientTolerance,
+                     cat(p.c.name, " twice, ", name_of(rows), ": gradient of ", kNames[i]));
+      }
     }
   }
 }
@@ -193,14 +226,15 @@ TEST(GatedRmsNorm, BackwardMatchesComplexStep) {
 }
 
 TEST(GatedRmsNorm, GraphMatchesOracle) { check_graph(cpu(), DType::f32); }
+TEST(GatedRmsNorm, GradientsAccumulate) { check_accumulation(cpu(), DType::f32); }
 
 TEST(GatedRmsNorm, ThreadsDoNotChangeBits) {
   const Problem p(cases()[8], DType::f32);
   const int threads = omp_get_max_threads();
   omp_set_num_threads(1);
-  const auto one = run_graph(cpu(), p, DType::f32, true);
+  const auto one = run_graph(cpu(), p, DType::f32, Rows::unaligned_views);
   omp_set_num_threads(3);
-  const auto three = run_graph(cpu(), p, DType::f32, true);
+  const auto three = run_graph(cpu(), p, DType::f32, Rows::unaligned_views);
   omp_set_num_threads(threads);
   EXPECT_EQ(one, three);
 }
@@ -241,6 +275,8 @@ TEST(GatedRmsNorm, BadInputsAreNamed) {
 
 TEST(GatedRmsNormCuda, Float32MatchesOracle) { check_graph(*new_cuda(), DType::f32); }
 TEST(GatedRmsNormCuda, Bf16MatchesOracle) { check_graph(*new_cuda(), DType::bf16); }
+TEST(GatedRmsNormCuda, GradientsAccumulateFloat32) { check_accumulation(*new_cuda(), DType::f32); }
+TEST(GatedRmsNormCuda, GradientsAccumulateBf16) { check_accumulation(*new_cuda(), DType::bf16); }
 
 }  // namespace
 }  // namespace matvlm::testing

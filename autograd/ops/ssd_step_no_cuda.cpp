@@ -1,0 +1,13 @@
+// Launcher of a build without CUDA. No tensor can be on a GPU there, so only a defect leads here.
+#include "autograd/ops/ssd_step.h"
+
+namespace matvlm {
+
+template <class E>
+void ssd_step_cuda(Context&, const SsdArgs<E, float>&) {
+  fail("[ssd] this build has no CUDA");
+}
+template void ssd_step_cuda(Context&, const SsdArgs<float, float>&);
+template void ssd_step_cuda(Context&, const SsdArgs<bf16, float>&);
+
+}  // namespace matvlm
