@@ -118,7 +118,7 @@ struct SsdResult {
 using SsdHeld = SsdValues<double>;
 
 constexpr double kFloatUnit = 1.0 / (1 << 24);  // half an ulp of float32, relative
-constexpr double kBf16Unit = 1.0 / (1 << 9);
+constexpr double kBf16Unit = 1.0 / (1 << 8);
 
 // What float32 arithmetic may cost, relative in the norm. A state is a sum over up to `longest` tokens, each of which
 // rounds three times (decay, input, sum), and a dot with it is one over P or N terms; the roundings are independent, so
