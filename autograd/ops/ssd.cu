@@ -17,6 +17,12 @@ constexpr int kFlatThreads = 256;  // of elementwise kernels
 constexpr int kSums = 3;           // per token and head: <x, dstate B>, <dstate, state before>, <x, dy>
 
 __device__ float softplus(float x) { return x > 0.0F ? x + log1pf(expf(-x)) : log1pf(expf(x)); }
+// exp of an exponent dt A; 1 where rounding or an infinite A leaves no such product. Near 1 rounded once: a state that
+// forgets nothing multiplies tens of thousands of these, and a device exp may err to one side there.
+__device__ float decay_of(float exponent) {
+  if (!(exponent <= 0.0F)) return 1.0F;
+  return exponent > -0.5F ? 1.0F + expm1f(exponent) : expf(exponent);
+}
 __device__ float sigmoid(float x) { return 1.0F / (1.0F + expf(-x)); }
 
 __device__ int64_t flat_index() { return static_cast<int64_t>(blockIdx.x) * kFlatThreads + threadIdx.x; }
@@ -30,9 +36,8 @@ __global__ void prepare_kernel(SsdArgs<E, float> a, float* dt, float* decay) {
   const int64_t t = index / a.shape.heads;
   const int64_t h = index % a.shape.heads;
   const float step = softplus(static_cast<float>(a.dt[t * a.dt_stride + h]) + a.dt_bias[h]);
-  const float exponent = step * -expf(a.a_log[h]);
   dt[index] = step;
-  decay[index] = exponent <= 0.0F ? expf(exponent) : 1.0F;
+  decay[index] = decay_of(step * -expf(a.a_log[h]));
 }
 
 // What the sweep of x, dt and the weights needs besides the op's arguments.

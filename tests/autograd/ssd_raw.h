@@ -250,12 +250,26 @@ SsdResult run_raw(Context& ctx, const SsdProblem& p, const SsdHeld& held, const 
   return RawSsd<E>(ctx, p, held).run(where);
 }
 
-// The op on the context's device in E against the oracle, twice: the same bits.
+// A device hands out again what was just given back, as it is: so scratch that the op takes next starts as NaN.
+inline void poison_free_memory(Context& ctx) {
+  constexpr int64_t kBytes = 2LL << 30;
+  ctx.allocator()->release_cached();
+  {
+    const Tensor block = Tensor::empty(ctx, {kBytes}, DType::u8);
+    ctx.fill_bytes(block.raw(), 0xff, kBytes);
+    ctx.synchronize();
+  }
+  ctx.allocator()->release_cached();
+}
+
+// The op on the context's device in E against the oracle, twice, with NaN and then with old values in its scratch: the
+// same bits.
 template <class E>
 void check_raw(Context& ctx, const SsdProblem& p, const SsdReference& exact) {
   const DType dtype = kDType<E>;
   const SsdHeld held = held_gradients(p, dtype);
   const std::string where = cat(p.c.name, ", ", dtype_name(dtype));
+  if (ctx.on_gpu()) poison_free_memory(ctx);
   const SsdResult found = run_raw<E>(ctx, p, held, where);
   expect_matches(p, dtype, found, exact, held, where);
   EXPECT_TRUE(found == run_raw<E>(ctx, p, held, where)) << where << ": same inputs, other bits";

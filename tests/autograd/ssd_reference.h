@@ -122,11 +122,10 @@ constexpr double kBf16Unit = 1.0 / (1 << 8);
 
 // What float32 arithmetic may cost, relative in the norm. A state is a sum over up to `longest` tokens, each of which
 // rounds three times (decay, input, sum), and a dot with it is one over P or N terms; the roundings are independent, so
-// the error grows with the root of their number. A gradient has it from the state and from the state's gradient: 2, and
-// 2 for the rule.
+// the error grows with the root of their number. A gradient has it twice, from the state and from the state's gradient.
 inline double float_term(const SsdProblem& p) {
   const SsdShape& s = p.c.shape;
-  return 4 * kFloatUnit *
+  return 2 * kFloatUnit *
          (std::sqrt(3.0 * static_cast<double>(p.longest())) + std::sqrt(static_cast<double>(s.head_dim + s.state)));
 }
 
