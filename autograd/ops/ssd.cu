@@ -17,6 +17,12 @@ constexpr int kFlatThreads = 256;  // of elementwise kernels
 constexpr int kSums = 3;           // per token and head: <x, dstate B>, <dstate, state before>, <x, dy>
 
 __device__ float softplus(float x) { return x > 0.0F ? x + log1pf(expf(-x)) : log1pf(expf(x)); }
+// exp of an exponent dt A; 1 where rounding or an infinite A leaves no such product. Near 1 rounded once: a state that
+// forgets nothing multiplies tens of thousands of these, and a device exp may err to one side there.
+__device__ float decay_of(float exponent) {
+  if (!(exponent <= 0.0F)) return 1.0F;
+  return exponent > -0.5F ? 1.0F + expm1f(exponent) : expf(exponent);
+}
 __device__ float sigmoid(float x) { return 1.0F / (1.0F + expf(-x)); }
 
 __device__ int64_t flat_index() { return static_cast<int64_t>(blockIdx.x) * kFlatThreads + threadIdx.x; }
@@ -30,9 +36,8 @@ __global__ void prepare_kernel(SsdArgs<E, float> a, float* dt, float* decay) {
   const int64_t t = index / a.shape.heads;
   const int64_t h = index % a.shape.heads;
   const float step = softplus(static_cast<float>(a.dt[t * a.dt_stride + h]) + a.dt_bias[h]);
-  const float exponent = step * -expf(a.a_log[h]);
   dt[index] = step;
-  decay[index] = exponent <= 0.0F ? expf(exponent) : 1.0F;
+  decay[index] = decay_of(step * -expf(a.a_log[h]));
 }
 
 // What the sweep of x, dt and the weights needs besides the op's arguments.
@@ -52,7 +57,7 @@ struct SweepStage {
   float c[kStage * kColumns * kLanes];
   float x[kStage * kRows];
   float dy[kStage * kRows];
-  float dt[kStage], decay[kStage + 1];  // decay[i + 1] is the factor between tokens i and i + 1
+  float dt[kStage], decay[kStage + 1];  // decay[i + 1] is the factor between tokens i and i + 1; 1 after the last one
   float sums[kStage][kThreads / 32][kSums];
 };
 
@@ -70,7 +75,7 @@ __device__ void load_sweep_stage(const SsdArgs<E, float>& a, const SweepScratch&
                     stage.dy);
   const int i = static_cast<int>(threadIdx.x);
   if (i < count) stage.dt[i] = scratch.dt[(first + i) * s.heads + h];
-  if (i <= count) stage.decay[i] = first + i < end ? scratch.decay[(first + i) * s.heads + h] : 0.0F;
+  if (i <= count) stage.decay[i] = first + i < end ? scratch.decay[(first + i) * s.heads + h] : 1.0F;
 }
 
 // One head of one sequence and one tile of rows, backward in time.
@@ -88,7 +93,13 @@ __device__ void sweep_rows(const SsdArgs<E, float>& a, const SweepScratch& scrat
   const bool in_range = row < s.head_dim;
   const float skip = a.d[h];
   float* replay = scratch.replay + static_cast<int64_t>(blockIdx.x) * kStage * kColumns * kThreads + thread;
-  float dstate[kColumns] = {};
+  const int64_t carried = ((b * s.heads + h) * s.head_dim + row) * s.state + lane;  // in dfinal_state and dinitial
+  float dstate[kColumns];
+#pragma unroll
+  for (int j = 0; j < kColumns; ++j) {
+    const bool known = a.dfinal_state != nullptr && in_range && lane + j * kLanes < s.state;
+    dstate[j] = known ? a.dfinal_state[carried + j * kLanes] : 0.0F;
+  }
   for (int64_t chunk = (end - begin + kStage - 1) / kStage - 1; chunk >= 0; --chunk) {
     const int64_t first = begin + chunk * kStage;
     const int count = static_cast<int>(min(static_cast<int64_t>(kStage), end - first));
@@ -145,6 +156,12 @@ __device__ void sweep_rows(const SsdArgs<E, float>& a, const SweepScratch& scrat
       for (int warp = 0; warp < kThreads / 32; ++warp) sum += stage.sums[i][warp][m];
       scratch.sums[(((first + i) * s.heads + h) * tiles + tile) * kSums + m] = sum;
     }
+  }
+  if (a.dinitial == nullptr || !in_range) return;
+  const float carry = begin < end ? scratch.decay[begin * s.heads + h] : 1.0F;
+#pragma unroll
+  for (int j = 0; j < kColumns; ++j) {
+    if (lane + j * kLanes < s.state) a.dinitial[carried + j * kLanes] = dstate[j] * carry;
   }
 }
 
@@ -255,7 +272,7 @@ Tensor prepare(Context& ctx, const SsdArgs<E, float>& a) {
   return steps;
 }
 
-// Scan whose state is that of the op: rows P, columns N.
+// Scan whose state is that of the op, from its initial one: rows P, columns N.
 template <class E, class Out>
 ScanArgs<E, Out> state_scan(const SsdArgs<E, float>& a, const float* dt, const float* decay) {
   const SsdShape& s = a.shape;
@@ -267,6 +284,8 @@ ScanArgs<E, Out> state_scan(const SsdArgs<E, float>& a, const float* dt, const f
   scan.w = {a.c, a.c_stride, s.c_groups, s.state};
   scan.decay = decay;
   scan.alpha = dt;
+  scan.initial = a.initial;
+  scan.slots = a.slots;
   return scan;
 }
 
@@ -292,6 +311,8 @@ void backward_b(Context& ctx, const SsdArgs<E, float>& a, const float* dt, const
   scan.w = {a.x, a.x_stride, s.x_groups, s.head_dim};
   scan.decay = decay;
   scan.beta = dt;
+  scan.initial = a.dfinal_state;
+  scan.initial_transposed = true;
   scan.out = per_head.data<float>();
   scan.out_stride = s.heads * s.state;
   launch_scan<true>(ctx, scan, a.batch);
@@ -311,6 +332,9 @@ void backward_c(Context& ctx, const SsdArgs<E, float>& a, const float* dt, const
   scan.w = {a.dy, a.dy_stride, s.heads, s.head_dim};
   scan.decay = decay;
   scan.alpha = dt;
+  scan.initial = a.initial;
+  scan.initial_transposed = true;
+  scan.slots = a.slots;
   scan.out = per_head.data<float>();
   scan.out_stride = s.heads * s.state;
   launch_scan<false>(ctx, scan, a.batch);
@@ -320,6 +344,7 @@ void backward_c(Context& ctx, const SsdArgs<E, float>& a, const float* dt, const
 template <class E>
 void run_sweep(Context& ctx, const SsdArgs<E, float>& a, SweepScratch& scratch, int64_t tiles) {
   const int64_t items = a.batch * a.shape.heads * tiles;
+  if (items == 0) return;
   // Enough blocks to fill the device; more would only widen the replay buffer.
   const int64_t blocks = std::min<int64_t>(items, 8 * ctx.cuda()->multiprocessors());
   with_columns(a.shape.state, [&](auto columns) {
@@ -330,7 +355,7 @@ void run_sweep(Context& ctx, const SsdArgs<E, float>& a, SweepScratch& scratch, 
   });
 }
 
-// dx, ddt and the weights.
+// dx, ddt, the weights and the initial states (all of it that there is where no sequence has tokens).
 template <class E>
 void backward_rest(Context& ctx, const SsdArgs<E, float>& a, const float* dt, const float* decay) {
   const SsdShape& s = a.shape;
@@ -348,6 +373,7 @@ void backward_rest(Context& ctx, const SsdArgs<E, float>& a, const float* dt, co
   SweepScratch scratch{
       dt, decay, checkpoints.data<float>(), nullptr, a.dx != nullptr ? dx.data<float>() : nullptr, sums.data<float>()};
   run_sweep(ctx, a, scratch, tiles);
+  if (count == 0) return;
   if (a.dx != nullptr) reduce_heads(ctx, a, dx, s.x_groups, s.head_dim, a.dx, a.dx_stride, a.dx_accumulate);
   dt_gradient_kernel<E>
       <<<flat_blocks(count), kFlatThreads, 0, cuda_stream(ctx)>>>(a, scratch, tiles, shares.data<float>());
@@ -367,8 +393,6 @@ void ssd_forward_cuda(Context& ctx, const SsdArgs<E, float>& a) {
   scan.skip = a.d;
   scan.out = a.y;
   scan.out_stride = a.y_stride;
-  scan.initial = a.initial;
-  scan.slots = a.slots;
   scan.final_state = a.final_state;
   scan.every = a.every;
   launch_scan<false>(ctx, scan, a.batch);
@@ -376,12 +400,12 @@ void ssd_forward_cuda(Context& ctx, const SsdArgs<E, float>& a) {
 
 template <class E>
 void ssd_backward_cuda(Context& ctx, const SsdArgs<E, float>& a) {
-  if (a.tokens == 0) return;
   const Tensor steps = prepare(ctx, a);
   const float* dt = steps.data<float>();
   const float* decay = dt + a.tokens * a.shape.heads;
   const bool weights = a.da_log != nullptr || a.dd != nullptr || a.ddt_bias != nullptr;
-  if (a.dx != nullptr || a.ddt != nullptr || weights) backward_rest(ctx, a, dt, decay);
+  if (a.dx != nullptr || a.ddt != nullptr || a.dinitial != nullptr || weights) backward_rest(ctx, a, dt, decay);
+  if (a.tokens == 0) return;
   if (a.db != nullptr) backward_b(ctx, a, dt, decay);
   if (a.dc != nullptr) backward_c(ctx, a, dt, decay);
 }

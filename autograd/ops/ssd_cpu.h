@@ -43,6 +43,8 @@ struct Head {
   // Row of a carried state [., H, P, N].
   int64_t state_offset(int64_t row) const { return (row * a.shape.heads + h) * a.shape.head_dim * a.shape.state; }
   int64_t slot() const { return a.slots != nullptr ? a.slots[b] : b; }
+  // State before the first token, [P, N]; null = 0.
+  const S* initial() const { return a.initial != nullptr ? a.initial + state_offset(slot()) : nullptr; }
 };
 
 // ---- Forward. The working state is [N][P padded to lanes], so that y needs no sum across lanes.
@@ -52,8 +54,8 @@ void load_state(const Head<S>& head, S* state, int64_t pitch) {
   const int64_t p_count = head.a.shape.head_dim;
   const int64_t n_count = head.a.shape.state;
   std::fill_n(state, n_count * pitch, S(0));
-  if (head.a.initial == nullptr) return;
-  const S* from = head.a.initial + head.state_offset(head.slot());
+  const S* from = head.initial();
+  if (from == nullptr) return;
   for (int64_t p = 0; p < p_count; ++p) {
     for (int64_t n = 0; n < n_count; ++n) state[n * pitch + p] = from[p * n_count + n];
   }
@@ -146,6 +148,14 @@ struct BackwardScratch {
   }
 };
 
+// [P, N] into rows padded with zeros; null = 0.
+template <class S>
+void load_rows(const S* from, const SsdShape& shape, int64_t pitch, S* to) {
+  std::fill_n(to, shape.head_dim * pitch, S(0));
+  if (from == nullptr) return;
+  for (int64_t p = 0; p < shape.head_dim; ++p) std::copy_n(from + p * shape.state, shape.state, to + p * pitch);
+}
+
 // Buffers of one thread.
 template <class S>
 struct Workspace {
@@ -176,7 +186,9 @@ struct Workspace {
       dt[i] = scalar_softplus(head.raw_dt(t));
       decay[i] = decay_of(dt[i], head.rate);
     }
-    std::fill(dstate.begin(), dstate.end(), S(0));
+    const S* last = head.a.dfinal_state;
+    if (last != nullptr) last += head.state_offset(head.b);
+    load_rows(last, head.a.shape, pitch, dstate.data());
   }
   // B and C of the chunk, padded with zeros.
   void load_chunk(const Head<S>& head, int64_t first, int64_t last) {
@@ -206,7 +218,7 @@ template <class S>
 void write_checkpoints(const Head<S>& head, Workspace<S>& w, S* checkpoints) {
   const int64_t stride = head.a.shape.heads * w.state_size;
   S* state = w.states.data();
-  std::fill_n(state, w.state_size, S(0));
+  load_rows(head.initial(), head.a.shape, w.pitch, state);
   for (int64_t first = head.begin; first < head.end; first += kChunk) {
     std::copy_n(state, w.state_size, checkpoints + (first - head.begin) / kChunk * stride + head.h * w.state_size);
     const int64_t last = std::min(first + kChunk, head.end);
@@ -218,7 +230,8 @@ void write_checkpoints(const Head<S>& head, Workspace<S>& w, S* checkpoints) {
   }
 }
 
-// The sweep of one token over the state. On entry dstate is that of token t+1 and `carry` its decay. Fills w.dx (lane
+// The sweep of one token over the state. On entry dstate is that of token t+1 and `carry` its decay (of the
+// last token: the final state's gradient and 1). Fills w.dx (lane
 // sums of dstate B), w.db (dstate^T x) and w.dc (state^T dy); returns <dstate, state before t>.
 template <class S>
 S backward_state(const Head<S>& head, int64_t t, const S& carry, const S* before, const S* b, const S* c,
@@ -296,16 +309,25 @@ void write_token_gradients(const Head<S>& head, int64_t t, const S& overlap, con
   weights[2] += ddt;
 }
 
+// After the sweep; of a sequence without tokens it is the gradient of the final state.
+template <class S>
+void write_initial_gradient(const Head<S>& head, const S& carry, const Workspace<S>& w) {
+  const int64_t n_count = head.a.shape.state;
+  S* to = head.a.dinitial + head.state_offset(head.b);
+  for (int64_t p = 0; p < head.a.shape.head_dim; ++p) {
+    for (int64_t n = 0; n < n_count; ++n) to[p * n_count + n] = w.dstate[static_cast<size_t>(p * w.pitch + n)] * carry;
+  }
+}
+
 template <class S>
 void backward_head(const Head<S>& head, Workspace<S>& w, const BackwardScratch<S>& scratch) {
   S* weights = scratch.weights + (head.b * head.a.shape.heads + head.h) * 3;
   std::fill_n(weights, 3, S(0));
-  if (head.begin == head.end) return;
   w.start(head);
   const int64_t stride = head.a.shape.heads * w.state_size;
   S* checkpoints = scratch.checkpoints + (head.begin / kChunk + head.b) * stride;
   write_checkpoints(head, w, checkpoints);
-  S carry(0);
+  S carry(1);
   const int64_t chunks = (head.end - head.begin + kChunk - 1) / kChunk;
   for (int64_t chunk = chunks - 1; chunk >= 0; --chunk) {
     const int64_t first = head.begin + chunk * kChunk;
@@ -325,6 +347,7 @@ void backward_head(const Head<S>& head, Workspace<S>& w, const BackwardScratch<S
       carry = w.decay[static_cast<size_t>(t - head.begin)];
     }
   }
+  if (head.a.dinitial != nullptr) write_initial_gradient(head, carry, w);
 }
 
 // out [T, groups*width] (+)= sums over the heads of each group of in [T, H, width], head after head.

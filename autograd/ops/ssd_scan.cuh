@@ -38,7 +38,8 @@ struct ScanArgs {
   const float* skip = nullptr;   // [H]; null = 0
   Out* out = nullptr;            // [T, H*R]; null = not wanted
   int64_t out_stride = 0;
-  const float* initial = nullptr;  // [S, H, R, K]; null = 0
+  const float* initial = nullptr;  // S before the first step, [S, H, R, K] or transposed [S, H, K, R]; null = 0
+  bool initial_transposed = false;
   const int64_t* slots = nullptr;  // [B]; null = b
   float* final_state = nullptr;    // [S, H, R, K] or null
   float* every = nullptr;          // [T, H, R, K] or null
@@ -96,8 +97,10 @@ __global__ void __launch_bounds__(kThreads) scan_kernel(ScanArgs<E, Out> a) {
   float state[kColumns];
 #pragma unroll
   for (int j = 0; j < kColumns; ++j) {
-    const bool known = a.initial != nullptr && in_range && lane + j * kLanes < columns;
-    state[j] = known ? a.initial[state_at(slot, j)] : 0.0F;
+    const int64_t column = lane + j * kLanes;
+    const bool known = a.initial != nullptr && in_range && column < columns;
+    const int64_t transposed = ((slot * a.heads + h) * columns + column) * a.u.width + row;
+    state[j] = known ? a.initial[a.initial_transposed ? transposed : state_at(slot, j)] : 0.0F;
   }
   const auto store_state = [&](float* to, int64_t outer) {
 #pragma unroll
@@ -116,9 +119,9 @@ __global__ void __launch_bounds__(kThreads) scan_kernel(ScanArgs<E, Out> a) {
     if (static_cast<int>(threadIdx.x) < count) {
       const int i = static_cast<int>(threadIdx.x);
       const int64_t t = kReverse ? first - i : first + i;
-      // Backward in time the factor between t and t+1 is that of t+1.
+      // Backward in time the factor between t and t+1 is that of t+1; the last token takes the initial S as it is.
       const int64_t source = kReverse ? t + 1 : t;
-      decay[i] = source < end ? a.decay[source * a.heads + h] : 0.0F;
+      decay[i] = source < end ? a.decay[source * a.heads + h] : 1.0F;
       alpha[i] = a.alpha != nullptr ? a.alpha[t * a.heads + h] : 1.0F;
       beta[i] = a.beta != nullptr ? a.beta[t * a.heads + h] : 1.0F;
     }
