@@ -74,7 +74,18 @@ void attention_backward_cuda(Context& ctx, const AttentionBackwardArgs<bf16, flo
   check_head_dim(args.forward.shape);
   row_deltas(ctx, args);
   if (!on_tensor_cores(ctx, args.forward.shape)) return backward_plain(ctx, args);
-  dispatch_width(args.forward.shape.head_dim, [&](auto width) { backward_mma<decltype(width)::value>(ctx, args); });
+  const bool hopper = on_hopper(ctx, args.forward) && aligned(args.grad_out, args.grad_out_stride);
+  dispatch_width(args.forward.shape.head_dim, [&](auto width) {
+    constexpr int kWidth = decltype(width)::value;
+    if constexpr (kWidth > 32) {
+      if (hopper) {
+        if (args.dq != nullptr) dq_hopper<kWidth>(ctx, args);
+        if (args.dk != nullptr || args.dv != nullptr) dkv_hopper<kWidth>(ctx, args);
+        return;
+      }
+    }
+    backward_mma<kWidth>(ctx, args);
+  });
 }
 
 }  // namespace matvlm

@@ -33,6 +33,10 @@ void backward_mma(Context& ctx, const Bf16Backward& args);
 // at a stride that is a multiple of 8. kDim: P rounded up to one of 64, 80, 96, 128. attention_hopper_*.cu
 template <int kDim>
 void forward_hopper(Context& ctx, const Bf16Forward& args);
+template <int kDim>
+void dq_hopper(Context& ctx, const Bf16Backward& args);
+template <int kDim>
+void dkv_hopper(Context& ctx, const Bf16Backward& args);
 // False where the build left sm_90a out: their kernels are empty then.
 bool hopper_compiled();
 

@@ -46,6 +46,45 @@ struct TileOf {
   }
 };
 
+template <class T>
+__device__ unsigned shared_of(const T& x) {
+  return mma::shared_address(&x);
+}
+
+// One arrival a warp: its own reads of a buffer are over, those of the other warps may not be.
+__device__ inline void release_warp(const uint64_t& barrier, int lane) {
+  __syncwarp();
+  if (lane == 0) hopper::barrier_arrive(shared_of(barrier));
+}
+
+// A tile of sums (d of hopper::Wgmma) rounded to the register operands of the next product.
+template <int kCount>
+__device__ void round_weights(const float (&x)[kCount], unsigned (&weights)[kCount / 8][4]) {
+#pragma unroll
+  for (int i = 0; i < kCount / 8; ++i) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) weights[i][j] = mma::pack(x[8 * i + 2 * j], x[8 * i + 2 * j + 1]);
+  }
+}
+
+// A thread's part of a warpgroup's result, times a factor: row `row` and the one 8 below of a tile, where below
+// `valid`; columns below p.
+template <int kDim>
+__device__ void store_group(const HeadTarget& target, const float (&x)[kDim / 2], float factor, int row, int valid,
+                            int p) {
+  const int column = static_cast<int>(threadIdx.x) % 4 * 2;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    if (row + 8 * half >= valid) continue;
+#pragma unroll
+    for (int n = 0; n < kDim / 8; ++n) {
+      if (n * 8 + column < p) {
+        target.store(row + 8 * half, n * 8 + column, x[4 * n + 2 * half] * factor, x[4 * n + 2 * half + 1] * factor);
+      }
+    }
+  }
+}
+
 // The list of work: tiles of `tiles` levels of all (sequence, head) pairs. Pairs come in groups whose keys and values
 // stay in the L2 cache, and in a group the last level comes first: with causal attention the longest.
 struct WorkList {

@@ -103,42 +103,42 @@ class ForwardProducer {
   }
 
   __device__ void put_item(const ForwardItem& item, unsigned bytes) {
-    hopper::barrier_wait(address(s_.q_empty), q_parity_ ^ 1);
+    hopper::barrier_wait(shared_of(s_.q_empty), q_parity_ ^ 1);
     q_parity_ ^= 1;
     if (lane_ == 0) {
       s_.item = item;
-      hopper::barrier_expect(address(s_.q_full), bytes);
+      hopper::barrier_expect(shared_of(s_.q_full), bytes);
       if (bytes > 0) {
-        T::Q::copy(address(s_.q), f_.q, address(s_.q_full), item.head, static_cast<int>(item.q_row));
+        T::Q::copy(shared_of(s_.q), f_.q, shared_of(s_.q_full), item.head, static_cast<int>(item.q_row));
       }
     }
     __syncwarp();
   }
 
   __device__ void load_k(int head, int row) {
-    hopper::barrier_wait(address(s_.k_empty[k_.stage]), k_.parity ^ 1);
+    hopper::barrier_wait(shared_of(s_.k_empty[k_.stage]), k_.parity ^ 1);
     if (lane_ == 0) {
-      const unsigned barrier = address(s_.k_full[k_.stage]);
+      const unsigned barrier = shared_of(s_.k_full[k_.stage]);
       hopper::barrier_expect(barrier, T::KV::kBytes);
-      T::KV::copy(address(s_.k[k_.stage]), f_.k, barrier, head, row);
+      T::KV::copy(shared_of(s_.k[k_.stage]), f_.k, barrier, head, row);
     }
     __syncwarp();
     k_.next();
   }
 
   __device__ void load_v(int head, int row, int valid) {
-    hopper::barrier_wait(address(s_.v_empty[v_.stage]), v_.parity ^ 1);
-    const unsigned tile = address(s_.v[v_.stage]);
-    const unsigned full = address(s_.v_full[v_.stage]);
+    hopper::barrier_wait(shared_of(s_.v_empty[v_.stage]), v_.parity ^ 1);
+    const unsigned tile = shared_of(s_.v[v_.stage]);
+    const unsigned full = shared_of(s_.v_full[v_.stage]);
     const bool clear = valid < T::kKeys;
     if (lane_ == 0) {
-      const unsigned barrier = clear ? address(s_.patch) : full;
+      const unsigned barrier = clear ? shared_of(s_.patch) : full;
       hopper::barrier_expect(barrier, T::KV::kBytes);
       T::KV::copy(tile, f_.v, barrier, head, row);
     }
     __syncwarp();
     if (clear) {
-      hopper::barrier_wait(address(s_.patch), patch_parity_);
+      hopper::barrier_wait(shared_of(s_.patch), patch_parity_);
       patch_parity_ ^= 1;
       T::KV::clear(tile, valid, lane_);
       hopper::async_proxy_fence();
@@ -146,11 +146,6 @@ class ForwardProducer {
       if (lane_ == 0) hopper::barrier_arrive(full);
     }
     v_.next();
-  }
-
-  template <class X>
-  static __device__ unsigned address(const X& x) {
-    return mma::shared_address(&x);
   }
 
   const HopperForward& f_;
@@ -180,7 +175,7 @@ class ForwardConsumer {
   __device__ void run() {
     if (group_ == T::kGroups - 1) pass_turn();  // the first turn is group 0's
     for (unsigned parity = 0;; parity ^= 1) {
-      hopper::barrier_wait(address(s_.q_full), parity);
+      hopper::barrier_wait(shared_of(s_.q_full), parity);
       item_ = s_.item;
       if (item_.tiles == 0) return;
       if (group_ * 64 < item_.rows) {
@@ -198,16 +193,16 @@ class ForwardConsumer {
   // No query of this warpgroup: only the rings and turns move on.
   __device__ void skip() {
     for (int t = 0; t < item_.tiles; ++t) {
-      hopper::barrier_wait(address(s_.k_full[k_.stage]), k_.parity);
+      hopper::barrier_wait(shared_of(s_.k_full[k_.stage]), k_.parity);
       take_turn();
       pass_turn();
-      release(s_.k_empty[k_.stage]);
+      release_warp(s_.k_empty[k_.stage], lane_);
       k_.next();
     }
-    release(s_.q_empty);
+    release_warp(s_.q_empty, lane_);
     for (int t = 0; t < item_.tiles; ++t) {
-      hopper::barrier_wait(address(s_.v_full[v_.stage]), v_.parity);
-      release(s_.v_empty[v_.stage]);
+      hopper::barrier_wait(shared_of(s_.v_full[v_.stage]), v_.parity);
+      release_warp(s_.v_empty[v_.stage], lane_);
       v_.next();
     }
   }
@@ -218,56 +213,56 @@ class ForwardConsumer {
     unsigned weights[T::kKeys / 16][4];
     max_[0] = max_[1] = -INFINITY;
     sum_[0] = sum_[1] = 0.0F;
-    hopper::barrier_wait(address(s_.k_full[k_.stage]), k_.parity);
+    hopper::barrier_wait(shared_of(s_.k_full[k_.stage]), k_.parity);
     take_turn();
     start_logits(logits);
     pass_turn();
     hopper::wgmma_wait<0>();
     hopper::pin(logits);
-    release(s_.k_empty[k_.stage]);
+    release_warp(s_.k_empty[k_.stage], lane_);
     k_.next();
     float shrink[2];
     mask(logits, item_.tiles - 1);
     softmax(logits, shrink);
-    round(logits, weights);
+    round_weights(logits, weights);
     int add = 0;  // the first product with v starts the sum
     for (int t = item_.tiles - 2; t >= 0; --t) {
-      hopper::barrier_wait(address(s_.k_full[k_.stage]), k_.parity);
+      hopper::barrier_wait(shared_of(s_.k_full[k_.stage]), k_.parity);
       take_turn();
       start_logits(logits);
-      hopper::barrier_wait(address(s_.v_full[v_.stage]), v_.parity);
+      hopper::barrier_wait(shared_of(s_.v_full[v_.stage]), v_.parity);
       start_out(out, weights, add);
       pass_turn();
       add = 1;
       hopper::wgmma_wait<1>();
       hopper::pin(logits);
-      release(s_.k_empty[k_.stage]);
+      release_warp(s_.k_empty[k_.stage], lane_);
       k_.next();
       mask(logits, t);
       softmax(logits, shrink);
       hopper::wgmma_wait<0>();
       hopper::pin(out);
       hopper::pin(weights);
-      release(s_.v_empty[v_.stage]);
+      release_warp(s_.v_empty[v_.stage], lane_);
       v_.next();
 #pragma unroll
       for (int i = 0; i < kOut; ++i) out[i] *= shrink[i / 2 % 2];
-      round(logits, weights);
+      round_weights(logits, weights);
     }
-    release(s_.q_empty);  // all logits are done
-    hopper::barrier_wait(address(s_.v_full[v_.stage]), v_.parity);
+    release_warp(s_.q_empty, lane_);  // all logits are done
+    hopper::barrier_wait(shared_of(s_.v_full[v_.stage]), v_.parity);
     start_out(out, weights, add);
     hopper::wgmma_wait<0>();
     hopper::pin(out);
     hopper::pin(weights);
-    release(s_.v_empty[v_.stage]);
+    release_warp(s_.v_empty[v_.stage], lane_);
     v_.next();
     finish(out);
   }
 
   __device__ void start_logits(float (&logits)[kLogits]) {
-    const unsigned q = address(s_.q);
-    const unsigned k = address(s_.k[k_.stage]);
+    const unsigned q = shared_of(s_.q);
+    const unsigned k = shared_of(s_.k[k_.stage]);
     hopper::pin(logits);
     hopper::wgmma_fence();
 #pragma unroll
@@ -279,7 +274,7 @@ class ForwardConsumer {
   }
 
   __device__ void start_out(float (&out)[kOut], unsigned (&weights)[T::kKeys / 16][4], int add) {
-    const unsigned v = address(s_.v[v_.stage]);
+    const unsigned v = shared_of(s_.v[v_.stage]);
     hopper::pin(out);
     hopper::pin(weights);
     hopper::wgmma_fence();
@@ -333,14 +328,6 @@ class ForwardConsumer {
     }
   }
 
-  static __device__ void round(const float (&logits)[kLogits], unsigned (&weights)[T::kKeys / 16][4]) {
-#pragma unroll
-    for (int i = 0; i < T::kKeys / 16; ++i) {
-#pragma unroll
-      for (int j = 0; j < 4; ++j) weights[i][j] = mma::pack(logits[8 * i + 2 * j], logits[8 * i + 2 * j + 1]);
-    }
-  }
-
   __device__ void finish(float (&out)[kOut]) {
     const Bf16Forward& a = f_.args;
     const int p = static_cast<int>(a.shape.head_dim);
@@ -350,31 +337,18 @@ class ForwardConsumer {
       float sum = sum_[half];
       sum += __shfl_xor_sync(0xffffffffU, sum, 1);
       sum += __shfl_xor_sync(0xffffffffU, sum, 2);
-      const float inverse = 1.0F / sum;
       const int row = group_ * 64 + row_ + 8 * half;
-      if (row >= item_.rows) continue;
-      if (a.lse != nullptr && lane_ % 4 == 0) {
+      if (a.lse != nullptr && lane_ % 4 == 0 && row < item_.rows) {
         a.lse[item_.head * a.tokens + item_.q_row + row] = max_[half] * static_cast<float>(a.shape.scale) + logf(sum);
       }
+      const float inverse = 1.0F / sum;
 #pragma unroll
       for (int n = 0; n < kOut / 4; ++n) {
-        const int column = n * 8 + lane_ % 4 * 2;
-        if (column < p) {
-          target.store(row, column, out[4 * n + 2 * half] * inverse, out[4 * n + 2 * half + 1] * inverse);
-        }
+        out[4 * n + 2 * half] *= inverse;
+        out[4 * n + 2 * half + 1] *= inverse;
       }
     }
-  }
-
-  // One arrival a warp: its own reads of the buffer are over, those of the other warps may not be.
-  __device__ void release(const uint64_t& barrier) const {
-    __syncwarp();
-    if (lane_ == 0) hopper::barrier_arrive(address(barrier));
-  }
-
-  template <class X>
-  static __device__ unsigned address(const X& x) {
-    return mma::shared_address(&x);
+    store_group<kDim>(target, out, 1.0F, group_ * 64 + row_, item_.rows, p);
   }
 
   const HopperForward& f_;
@@ -401,14 +375,14 @@ __global__ void __launch_bounds__(ForwardTiles<kDim>::kThreads, 1)
     hopper::prefetch_map(f.v);
     constexpr unsigned kWarps = 4 * T::kGroups;
     for (int i = 0; i < T::kStages; ++i) {
-      hopper::barrier_init(mma::shared_address(&shared.k_full[i]), 1);
-      hopper::barrier_init(mma::shared_address(&shared.v_full[i]), 1);
-      hopper::barrier_init(mma::shared_address(&shared.k_empty[i]), kWarps);
-      hopper::barrier_init(mma::shared_address(&shared.v_empty[i]), kWarps);
+      hopper::barrier_init(shared_of(shared.k_full[i]), 1);
+      hopper::barrier_init(shared_of(shared.v_full[i]), 1);
+      hopper::barrier_init(shared_of(shared.k_empty[i]), kWarps);
+      hopper::barrier_init(shared_of(shared.v_empty[i]), kWarps);
     }
-    hopper::barrier_init(mma::shared_address(&shared.q_full), 1);
-    hopper::barrier_init(mma::shared_address(&shared.q_empty), kWarps);
-    hopper::barrier_init(mma::shared_address(&shared.patch), 1);
+    hopper::barrier_init(shared_of(shared.q_full), 1);
+    hopper::barrier_init(shared_of(shared.q_empty), kWarps);
+    hopper::barrier_init(shared_of(shared.patch), 1);
     hopper::barrier_init_fence();
   }
   __syncthreads();

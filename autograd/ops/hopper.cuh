@@ -163,6 +163,7 @@ struct Operand {
   "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), \
       "+f"(d[i + 7])
 #define MATVLM_O16(d) MATVLM_O8(d, 0), MATVLM_O8(d, 8)
+#define MATVLM_O24(d) MATVLM_O16(d), MATVLM_O8(d, 16)
 #define MATVLM_O32(d) MATVLM_O16(d), MATVLM_O8(d, 16), MATVLM_O8(d, 24)
 #define MATVLM_O40(d) MATVLM_O32(d), MATVLM_O8(d, 32)
 #define MATVLM_O48(d) MATVLM_O40(d), MATVLM_O8(d, 40)
@@ -197,6 +198,7 @@ struct Wgmma;
     }                                                                                                  \
   };
 MATVLM_WGMMA(32, 16, 16, 17, 18, 19, 20, 21, 22)
+MATVLM_WGMMA(48, 24, 24, 25, 26, 27, 28, 29, 30)
 MATVLM_WGMMA(64, 32, 32, 33, 34, 35, 36, 37, 38)
 MATVLM_WGMMA(80, 40, 40, 41, 42, 43, 44, 45, 46)
 MATVLM_WGMMA(96, 48, 48, 49, 50, 51, 52, 53, 54)
@@ -212,6 +214,7 @@ MATVLM_WGMMA(128, 64, 64, 65, 66, 67, 68, 69, 70)
 #undef MATVLM_D64
 #undef MATVLM_O8
 #undef MATVLM_O16
+#undef MATVLM_O24
 #undef MATVLM_O32
 #undef MATVLM_O40
 #undef MATVLM_O48
