@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "autograd/ops/op_checks.h"
-#include "autograd/ops/ssd_chunk.h"
 #include "autograd/ops/ssd_cpu.h"
 
 namespace matvlm {
@@ -86,18 +85,12 @@ void set_state(SsdArgs<E, float>& a, const StateIo& state) {
 
 template <class E>
 void run_forward(Context& ctx, const SsdArgs<E, float>& a, bool on_gpu) {
-  if constexpr (std::is_same_v<E, bf16>) {
-    if (on_gpu && ssd_chunk_applies(ctx, a, false)) return ssd_chunk_forward(ctx, a);
-  }
   if (on_gpu) return ssd_forward_cuda(ctx, a);
   if constexpr (std::is_same_v<E, float>) ssd_forward_cpu(a);
 }
 
 template <class E>
 void run_backward(Context& ctx, const SsdArgs<E, float>& a, bool on_gpu) {
-  if constexpr (std::is_same_v<E, bf16>) {
-    if (on_gpu && ssd_chunk_applies(ctx, a, true)) return ssd_chunk_backward(ctx, a);
-  }
   if (on_gpu) return ssd_backward_cuda(ctx, a);
   if constexpr (std::is_same_v<E, float>) {
     const Tensor scratch = Tensor::empty(ctx, {ssd_backward_scratch(a)}, DType::f32);

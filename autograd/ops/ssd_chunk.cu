@@ -12,7 +12,6 @@ namespace {
 
 using namespace ssd_chunk;
 
-constexpr int64_t kFewTokens = 16;  // sequences up to this long are steps of decoding
 constexpr int kPrepareThreads = 256;
 constexpr int kHeadTile = 8;
 constexpr int kSumThreads = 256;
@@ -235,7 +234,6 @@ CUtensorMap operand_map(const Rows& rows, int heads, int64_t tokens, int padded)
 bool ssd_chunk_applies(Context& ctx, const SsdArgs<bf16, float>& a, bool backward) {
   const SizeKernels* k = find_size(a.shape);
   if (k == nullptr || a.tokens == 0 || a.every != nullptr) return false;
-  if (!backward && a.longest <= kFewTokens) return false;
   const int64_t limit = ctx.cuda()->max_shared_memory();
   const int64_t needed = backward ? k->backward_shared : k->forward_shared_small;
   constexpr int64_t kGridLimit = 65535;

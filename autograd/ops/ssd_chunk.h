@@ -5,8 +5,8 @@
 
 namespace matvlm {
 
-// Decided by shape and device only. Not for a few tokens (decoding), states after every token, or widths and devices
-// that no compiled kernel fits.
+// Decided by shape and device only. Not for states after every token, or widths and devices that no compiled kernel
+// fits.
 bool ssd_chunk_applies(Context& ctx, const SsdArgs<bf16, float>& args, bool backward);
 
 // Scratch from the context's allocator. Forward: dt and exponents (8 bytes a token and head), and where sequences are

@@ -1,6 +1,5 @@
 // Launchers of a build without CUDA. No tensor can be on a GPU there, so only a defect leads here.
 #include "autograd/ops/ssd.h"
-#include "autograd/ops/ssd_chunk.h"
 
 namespace matvlm {
 
@@ -12,9 +11,6 @@ template <class E>
 void ssd_backward_cuda(Context&, const SsdArgs<E, float>&) {
   fail("[ssd] this build has no CUDA");
 }
-bool ssd_chunk_applies(Context&, const SsdArgs<bf16, float>&, bool) { return false; }
-void ssd_chunk_forward(Context&, const SsdArgs<bf16, float>&) { fail("[ssd] this build has no CUDA"); }
-void ssd_chunk_backward(Context&, const SsdArgs<bf16, float>&) { fail("[ssd] this build has no CUDA"); }
 template void ssd_forward_cuda(Context&, const SsdArgs<float, float>&);
 template void ssd_forward_cuda(Context&, const SsdArgs<bf16, float>&);
 template void ssd_backward_cuda(Context&, const SsdArgs<float, float>&);

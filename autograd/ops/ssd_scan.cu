@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <type_traits>
 
-#include "autograd/ops/ssd.h"
 #include "autograd/ops/ssd_scan.cuh"
+#include "autograd/ops/ssd_scan.h"
 #include "core/cuda_context.h"
 
 namespace matvlm {
@@ -386,7 +386,7 @@ void backward_rest(Context& ctx, const SsdArgs<E, float>& a, const float* dt, co
 }  // namespace
 
 template <class E>
-void ssd_forward_cuda(Context& ctx, const SsdArgs<E, float>& a) {
+void ssd_scan_forward(Context& ctx, const SsdArgs<E, float>& a) {
   const Tensor steps = prepare(ctx, a);
   const float* dt = steps.data<float>();
   auto scan = state_scan<E, E>(a, dt, dt + a.tokens * a.shape.heads);
@@ -399,7 +399,7 @@ void ssd_forward_cuda(Context& ctx, const SsdArgs<E, float>& a) {
 }
 
 template <class E>
-void ssd_backward_cuda(Context& ctx, const SsdArgs<E, float>& a) {
+void ssd_scan_backward(Context& ctx, const SsdArgs<E, float>& a) {
   const Tensor steps = prepare(ctx, a);
   const float* dt = steps.data<float>();
   const float* decay = dt + a.tokens * a.shape.heads;
@@ -410,9 +410,9 @@ void ssd_backward_cuda(Context& ctx, const SsdArgs<E, float>& a) {
   if (a.dc != nullptr) backward_c(ctx, a, dt, decay);
 }
 
-template void ssd_forward_cuda(Context&, const SsdArgs<float, float>&);
-template void ssd_forward_cuda(Context&, const SsdArgs<bf16, float>&);
-template void ssd_backward_cuda(Context&, const SsdArgs<float, float>&);
-template void ssd_backward_cuda(Context&, const SsdArgs<bf16, float>&);
+template void ssd_scan_forward(Context&, const SsdArgs<float, float>&);
+template void ssd_scan_forward(Context&, const SsdArgs<bf16, float>&);
+template void ssd_scan_backward(Context&, const SsdArgs<float, float>&);
+template void ssd_scan_backward(Context&, const SsdArgs<bf16, float>&);
 
 }  // namespace matvlm
