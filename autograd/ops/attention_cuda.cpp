@@ -23,6 +23,9 @@ bool aligned(const bf16* data, int64_t stride) {
   return reinterpret_cast<uintptr_t>(data) % 16 == 0 && stride % 8 == 0;
 }
 
+// Few queries against many keys: what counts is that all of the GPU reads keys and values.
+bool is_decode(const AttentionRanges& r) { return r.longest_q <= 16 && r.longest_k >= 128; }
+
 // Few queries leave most of a tile of 64 rows empty, and narrow heads most of a product.
 bool on_hopper(Context& ctx, const Bf16Forward& a) {
   return ctx.cuda()->compute_capability() == 90 && !a.portable && a.shape.head_dim > 32 && a.shape.head_dim % 8 == 0 &&
@@ -55,6 +58,7 @@ void attention_forward_cuda(Context& ctx, const AttentionForwardArgs<bf16, float
   const bool hopper = on_hopper(ctx, args);
   dispatch_width(args.shape.head_dim, [&](auto width) {
     constexpr int kWidth = decltype(width)::value;
+    if (is_decode(args.ranges)) return forward_decode<kWidth>(ctx, args);
     if constexpr (kWidth > 32) {
       if (hopper) return forward_hopper<kWidth>(ctx, args);
     }

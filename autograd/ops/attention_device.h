@@ -29,6 +29,10 @@ void forward_mma(Context& ctx, const Bf16Forward& args);
 template <int kDim>
 void backward_mma(Context& ctx, const Bf16Backward& args);
 
+// Few queries against many keys, compute capability 8.0 and later, scale > 0. kDim as above. attention_decode.cu
+template <int kDim>
+void forward_decode(Context& ctx, const Bf16Forward& args);
+
 // wgmma and bulk tensor copies, compute capability 9.0, scale > 0; P a multiple of 8, every operand aligned to 16 bytes
 // at a stride that is a multiple of 8. kDim: P rounded up to one of 64, 80, 96, 128. attention_hopper_*.cu
 template <int kDim>

@@ -7,7 +7,7 @@
 #include "autograd/ops/attention_device.h"
 #include "autograd/ops/attention_mma.cuh"
 #include "autograd/ops/hopper.cuh"
-#include "autograd/ops/tensor_map.h"
+#include "autograd/ops/tensor_map.cuh"
 
 namespace matvlm::attention_kernels {
 

@@ -39,15 +39,15 @@ struct DkvItem {
 template <int kDim>
 struct DkvShared {
   using T = DkvTiles<kDim>;
-  alignas(1024) unsigned char k[T::Own::kBytes];
-  alignas(1024) unsigned char v[T::Own::kBytes];
+  alignas(1024) unsigned char k[2][T::Own::kBytes];  // by turns: one is in use while the next one comes
+  alignas(1024) unsigned char v[2][T::Own::kBytes];  // by turns: one is in use while the next one comes
   alignas(1024) unsigned char q[T::kStages][T::Passing::kBytes];
   alignas(1024) unsigned char grad[T::kStages][T::Passing::kBytes];
   alignas(16) float lse[T::kStages][T::kQueries];  // in base 2; +inf past the end, where every probability is then 0
   float delta[T::kStages][T::kQueries];
   alignas(8) uint64_t full[T::kStages], empty[T::kStages];
-  uint64_t own_full, own_empty, patch;
-  DkvItem items[2];  // by turns: one is read to its end while the next one comes
+  uint64_t own_full[2], own_empty[2], patch;
+  DkvItem items[2];
 };
 
 template <int kDim>
@@ -99,17 +99,17 @@ class DkvProducer {
   }
 
   __device__ void put_item(const DkvItem& item) {
-    hopper::barrier_wait(shared_of(s_.own_empty), parity_ ^ 1);
+    hopper::barrier_wait(shared_of(s_.own_empty[own_.stage]), own_.parity ^ 1);
     if (lane_ == 0) {
-      s_.items[parity_] = item;
-      const unsigned barrier = shared_of(s_.own_full);
+      s_.items[own_.stage] = item;
+      const unsigned barrier = shared_of(s_.own_full[own_.stage]);
       hopper::barrier_expect(barrier, item.turns > 0 ? 2 * T::Own::kBytes : 0);
       if (item.turns > 0) {
-        T::Own::copy(shared_of(s_.k), f_.k, barrier, item.kv_head, static_cast<int>(item.k_row));
-        T::Own::copy(shared_of(s_.v), f_.v, barrier, item.kv_head, static_cast<int>(item.k_row));
+        T::Own::copy(shared_of(s_.k[own_.stage]), f_.k, barrier, item.kv_head, static_cast<int>(item.k_row));
+        T::Own::copy(shared_of(s_.v[own_.stage]), f_.v, barrier, item.kv_head, static_cast<int>(item.k_row));
       }
     }
-    parity_ ^= 1;
+    own_.next();
     __syncwarp();
   }
 
@@ -154,7 +154,7 @@ class DkvProducer {
   DkvShared<kDim>& s_;
   int lane_;
   hopper::Ring<T::kStages> ring_;
-  unsigned parity_ = 0;
+  hopper::Ring<2> own_;
   unsigned patch_parity_ = 0;
 };
 
@@ -174,22 +174,22 @@ class DkvConsumer {
         row_(group_ * 64 + static_cast<int>(threadIdx.x) % 128 / 32 * 16 + lane_ / 4) {}
 
   __device__ void run() {
-    for (unsigned parity = 0;; parity ^= 1) {
-      hopper::barrier_wait(shared_of(s_.own_full), parity);
-      item_ = &s_.items[parity];
+    for (;; own_.next()) {
+      hopper::barrier_wait(shared_of(s_.own_full[own_.stage]), own_.parity);
+      item_ = &s_.items[own_.stage];
       if (item_->turns < 0) return;
       if (group_ * 64 < item_->rows) {
         differentiate();
       } else {
         skip();
       }
+      release_warp(s_.own_empty[own_.stage], lane_);
     }
   }
 
  private:
   // No key of this warpgroup: only the ring moves on.
   __device__ void skip() {
-    release_warp(s_.own_empty, lane_);
     for (int t = 0; t < item_->turns; ++t) {
       hopper::barrier_wait(shared_of(s_.full[ring_.stage]), ring_.parity);
       release_warp(s_.empty[ring_.stage], lane_);
@@ -203,7 +203,6 @@ class DkvConsumer {
     if (item_->turns > 0) {
       sum(dk, dv);
     } else {
-      release_warp(s_.own_empty, lane_);
 #pragma unroll
       for (int i = 0; i < kOut; ++i) dk[i] = dv[i] = 0.0F;
     }
@@ -226,17 +225,16 @@ class DkvConsumer {
     Weights dv_weights;
     Weights dk_weights;
     hopper::barrier_wait(shared_of(s_.full[ring_.stage]), ring_.parity);
-    start_rows(logits, shared_of(s_.k), shared_of(s_.q[ring_.stage]));
-    start_rows(grads, shared_of(s_.v), shared_of(s_.grad[ring_.stage]));
+    start_rows(logits, shared_of(s_.k[own_.stage]), shared_of(s_.q[ring_.stage]));
+    start_rows(grads, shared_of(s_.v[own_.stage]), shared_of(s_.grad[ring_.stage]));
     unsigned stage = take_turn<true>(logits, grads, dk, dv, dk_weights, dv_weights, 0, 0);
     for (int turn = 1; turn < item_->turns; ++turn) {
       hopper::barrier_wait(shared_of(s_.full[ring_.stage]), ring_.parity);
-      start_rows(logits, shared_of(s_.k), shared_of(s_.q[ring_.stage]));
+      start_rows(logits, shared_of(s_.k[own_.stage]), shared_of(s_.q[ring_.stage]));
       start_sum(dk, dk_weights, shared_of(s_.q[stage]), turn > 1 ? 1 : 0);
-      start_rows(grads, shared_of(s_.v), shared_of(s_.grad[ring_.stage]));
+      start_rows(grads, shared_of(s_.v[own_.stage]), shared_of(s_.grad[ring_.stage]));
       stage = take_turn<false>(logits, grads, dk, dv, dk_weights, dv_weights, turn, stage);
     }
-    release_warp(s_.own_empty, lane_);
     start_sum(dk, dk_weights, shared_of(s_.q[stage]), item_->turns > 1 ? 1 : 0);
     hopper::wgmma_wait<0>();
     hopper::pin(dk);
@@ -346,6 +344,7 @@ class DkvConsumer {
   int row_;                        // of the thread in the block's tile; the other one is 8 below
   const DkvItem* item_ = nullptr;  // in shared memory: registers are scarce
   hopper::Ring<T::kStages> ring_;
+  hopper::Ring<2> own_;
 };
 
 template <int kDim>
@@ -361,8 +360,10 @@ __global__ void __launch_bounds__(DkvTiles<kDim>::kThreads, 1) hopper_dkv_kernel
       hopper::barrier_init(shared_of(shared.full[i]), 2);
       hopper::barrier_init(shared_of(shared.empty[i]), kWarps);
     }
-    hopper::barrier_init(shared_of(shared.own_full), 1);
-    hopper::barrier_init(shared_of(shared.own_empty), kWarps);
+    for (int i = 0; i < 2; ++i) {
+      hopper::barrier_init(shared_of(shared.own_full[i]), 1);
+      hopper::barrier_init(shared_of(shared.own_empty[i]), kWarps);
+    }
     hopper::barrier_init(shared_of(shared.patch), 1);
     hopper::barrier_init_fence();
   }

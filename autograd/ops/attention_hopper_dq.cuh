@@ -23,7 +23,7 @@ template <int kDim>
 struct DqTiles {
   static constexpr int kGroups = 2;
   static constexpr int kStages = 3;  // used by the product under way, by the tile at hand, on its way
-  static constexpr int kKeys = kDim > 96 ? 64 : kDim > 80 ? 96 : 128;  // what the registers hold
+  static constexpr int kKeys = kDim > 96 ? 64 : kDim > 64 ? 96 : 128;  // what the registers hold
   static constexpr int kQueries = 64 * kGroups;
   static constexpr int kThreads = 128 * (kGroups + 1);
   using Own = TileOf<kDim, kQueries>;
@@ -43,13 +43,13 @@ struct DqItem {
 template <int kDim>
 struct DqShared {
   using T = DqTiles<kDim>;
-  alignas(1024) unsigned char q[T::Own::kBytes];
-  alignas(1024) unsigned char grad[T::Own::kBytes];
+  alignas(1024) unsigned char q[2][T::Own::kBytes];     // by turns: one is in use while the next one comes
+  alignas(1024) unsigned char grad[2][T::Own::kBytes];  // by turns: one is in use while the next one comes
   alignas(1024) unsigned char k[T::kStages][T::KV::kBytes];
   alignas(1024) unsigned char v[T::kStages][T::KV::kBytes];
   alignas(8) uint64_t full[T::kStages], empty[T::kStages];
-  uint64_t own_full, own_empty, patch;
-  DqItem items[2];  // by turns: one is read to its end while the next one comes
+  uint64_t own_full[2], own_empty[2], patch;
+  DqItem items[2];
 };
 
 template <int kDim>
@@ -94,17 +94,17 @@ class DqProducer {
   }
 
   __device__ void put_item(const DqItem& item) {
-    hopper::barrier_wait(shared_of(s_.own_empty), parity_ ^ 1);
+    hopper::barrier_wait(shared_of(s_.own_empty[own_.stage]), own_.parity ^ 1);
     if (lane_ == 0) {
-      s_.items[parity_] = item;
-      const unsigned barrier = shared_of(s_.own_full);
+      s_.items[own_.stage] = item;
+      const unsigned barrier = shared_of(s_.own_full[own_.stage]);
       hopper::barrier_expect(barrier, item.tiles > 0 ? 2 * T::Own::kBytes : 0);
       if (item.tiles > 0) {
-        T::Own::copy(shared_of(s_.q), f_.q, barrier, item.head, static_cast<int>(item.q_row));
-        T::Own::copy(shared_of(s_.grad), f_.grad, barrier, item.head, static_cast<int>(item.q_row));
+        T::Own::copy(shared_of(s_.q[own_.stage]), f_.q, barrier, item.head, static_cast<int>(item.q_row));
+        T::Own::copy(shared_of(s_.grad[own_.stage]), f_.grad, barrier, item.head, static_cast<int>(item.q_row));
       }
     }
-    parity_ ^= 1;
+    own_.next();
     __syncwarp();
   }
 
@@ -136,7 +136,7 @@ class DqProducer {
   DqShared<kDim>& s_;
   int lane_;
   hopper::Ring<T::kStages> ring_;
-  unsigned parity_ = 0;
+  hopper::Ring<2> own_;
   unsigned patch_parity_ = 0;
 };
 
@@ -155,22 +155,22 @@ class DqConsumer {
         row_(group_ * 64 + static_cast<int>(threadIdx.x) % 128 / 32 * 16 + lane_ / 4) {}
 
   __device__ void run() {
-    for (unsigned parity = 0;; parity ^= 1) {
-      hopper::barrier_wait(shared_of(s_.own_full), parity);
-      item_ = &s_.items[parity];
+    for (;; own_.next()) {
+      hopper::barrier_wait(shared_of(s_.own_full[own_.stage]), own_.parity);
+      item_ = &s_.items[own_.stage];
       if (item_->tiles == 0) return;
       if (group_ * 64 < item_->rows) {
         differentiate();
       } else {
         skip();
       }
+      release_warp(s_.own_empty[own_.stage], lane_);
     }
   }
 
  private:
   // No query of this warpgroup: only the ring moves on.
   __device__ void skip() {
-    release_warp(s_.own_empty, lane_);
     for (int t = 0; t < item_->tiles; ++t) {
       hopper::barrier_wait(shared_of(s_.full[ring_.stage]), ring_.parity);
       release_warp(s_.empty[ring_.stage], lane_);
@@ -194,21 +194,20 @@ class DqConsumer {
     float dq[kOut];
     unsigned weights[T::kKeys / 16][4];
     hopper::barrier_wait(shared_of(s_.full[ring_.stage]), ring_.parity);
-    start_rows(logits, shared_of(s_.q), shared_of(s_.k[ring_.stage]));
-    start_rows(grads, shared_of(s_.grad), shared_of(s_.v[ring_.stage]));
+    start_rows(logits, shared_of(s_.q[own_.stage]), shared_of(s_.k[ring_.stage]));
+    start_rows(grads, shared_of(s_.grad[own_.stage]), shared_of(s_.v[ring_.stage]));
     unsigned stage = take_turn<true>(logits, grads, dq, weights, lse, delta, item_->tiles - 1);
     int add = 0;
     for (int t = item_->tiles - 2; t >= 0; --t) {
       hopper::barrier_wait(shared_of(s_.full[ring_.stage]), ring_.parity);
-      start_rows(logits, shared_of(s_.q), shared_of(s_.k[ring_.stage]));
+      start_rows(logits, shared_of(s_.q[own_.stage]), shared_of(s_.k[ring_.stage]));
       start_dq(dq, weights, shared_of(s_.k[stage]), add);
-      start_rows(grads, shared_of(s_.grad), shared_of(s_.v[ring_.stage]));
+      start_rows(grads, shared_of(s_.grad[own_.stage]), shared_of(s_.v[ring_.stage]));
       const unsigned before = stage;
       stage = take_turn<false>(logits, grads, dq, weights, lse, delta, t);
       release_warp(s_.empty[before], lane_);
       add = 1;
     }
-    release_warp(s_.own_empty, lane_);
     start_dq(dq, weights, shared_of(s_.k[stage]), add);
     hopper::wgmma_wait<0>();
     hopper::pin(dq);
@@ -296,6 +295,7 @@ class DqConsumer {
   int row_;                       // of the thread in the block's tile; the other one is 8 below
   const DqItem* item_ = nullptr;  // in shared memory: registers are scarce
   hopper::Ring<T::kStages> ring_;
+  hopper::Ring<2> own_;
 };
 
 template <int kDim>
@@ -311,8 +311,10 @@ __global__ void __launch_bounds__(DqTiles<kDim>::kThreads, 1) hopper_dq_kernel(c
       hopper::barrier_init(shared_of(shared.full[i]), 1);
       hopper::barrier_init(shared_of(shared.empty[i]), kWarps);
     }
-    hopper::barrier_init(shared_of(shared.own_full), 1);
-    hopper::barrier_init(shared_of(shared.own_empty), kWarps);
+    for (int i = 0; i < 2; ++i) {
+      hopper::barrier_init(shared_of(shared.own_full[i]), 1);
+      hopper::barrier_init(shared_of(shared.own_empty[i]), kWarps);
+    }
     hopper::barrier_init(shared_of(shared.patch), 1);
     hopper::barrier_init_fence();
   }

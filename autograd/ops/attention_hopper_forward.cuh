@@ -177,20 +177,22 @@ class ForwardConsumer {
     for (unsigned parity = 0;; parity ^= 1) {
       hopper::barrier_wait(shared_of(s_.q_full), parity);
       item_ = s_.item;
-      if (item_.tiles == 0) return;
+      if (item_.tiles == 0) break;
       if (group_ * 64 < item_.rows) {
         attend();
       } else {
         skip();
       }
     }
+    if (group_ == 0) take_turn();  // the last one that was passed
   }
 
  private:
   __device__ void take_turn() { hopper::named_sync(1 + static_cast<unsigned>(group_), 256); }
   __device__ void pass_turn() { hopper::named_arrive(1 + static_cast<unsigned>((group_ + 1) % T::kGroups), 256); }
 
-  // No query of this warpgroup: only the rings and turns move on.
+  // No query of this warpgroup: only the rings and turns move on, in the order of attend(): another warpgroup's turn
+  // may wait for a stage that this one has to give up.
   __device__ void skip() {
     for (int t = 0; t < item_.tiles; ++t) {
       hopper::barrier_wait(shared_of(s_.k_full[k_.stage]), k_.parity);
@@ -198,13 +200,15 @@ class ForwardConsumer {
       pass_turn();
       release_warp(s_.k_empty[k_.stage], lane_);
       k_.next();
+      if (t > 0) skip_v();
     }
     release_warp(s_.q_empty, lane_);
-    for (int t = 0; t < item_.tiles; ++t) {
-      hopper::barrier_wait(shared_of(s_.v_full[v_.stage]), v_.parity);
-      release_warp(s_.v_empty[v_.stage], lane_);
-      v_.next();
-    }
+    skip_v();
+  }
+  __device__ void skip_v() {
+    hopper::barrier_wait(shared_of(s_.v_full[v_.stage]), v_.parity);
+    release_warp(s_.v_empty[v_.stage], lane_);
+    v_.next();
   }
 
   __device__ void attend() {

@@ -28,16 +28,18 @@ inline bool aligned_heads(const void* data, int64_t stride, int64_t head_dim, in
          head_dim % elements == 0;
 }
 
-// kRows rows into a tile; rows from `valid` on and columns from p on become 0. The caller commits the copies and waits
-// for them, then for the block: the scalar path stores directly.
-template <int kRows, int kDim>
-__device__ void load_rows(bf16* tile, const HeadRows& src, int64_t valid, int p) {
+// kRows rows into a tile, by kCount threads of which the caller is number `thread`; rows from `valid` on and columns
+// from p on become 0. The caller commits the copies and waits for them, then for those threads: the scalar path stores
+// directly.
+template <int kRows, int kDim, int kCount = kMmaThreads>
+__device__ void load_rows(bf16* tile, const HeadRows& src, int64_t valid, int p,
+                          int thread = static_cast<int>(threadIdx.x)) {
   using Tile = mma::Tile<kDim>;
   if (src.vectors) {
     constexpr int kChunks = kDim / 8;
     const unsigned base = mma::shared_address(tile);
 #pragma unroll
-    for (int i = static_cast<int>(threadIdx.x); i < kRows * kChunks; i += kMmaThreads) {
+    for (int i = thread; i < kRows * kChunks; i += kCount) {
       const int row = i / kChunks;
       const int column = i % kChunks * 8;
       const bool inside = row < valid && column < p;
@@ -47,7 +49,7 @@ __device__ void load_rows(bf16* tile, const HeadRows& src, int64_t valid, int p)
     return;
   }
 #pragma unroll 4
-  for (int i = static_cast<int>(threadIdx.x); i < kRows * kDim; i += kMmaThreads) {
+  for (int i = thread; i < kRows * kDim; i += kCount) {
     const int row = i / kDim;
     const int column = i % kDim;
     bf16 value(0.0F);

@@ -1,5 +1,5 @@
 // Tensor maps by the driver's encoder, which is looked up at run time: the program does not link the driver.
-#include "autograd/ops/tensor_map.h"
+#include "autograd/ops/tensor_map.cuh"
 
 #include <cudaTypedefs.h>
 

@@ -214,6 +214,106 @@ TEST(AttentionBf16CudaNode, LargeLogits) {
   }
 }
 
+// Queries that continue a cache whose unused rows are NaN: one or a few (split over the keys), and a longer piece.
+struct CacheCase {
+  std::vector<int64_t> queries, keys;
+  int64_t heads, kv_heads, head_dim;
+  bool causal;
+};
+
+void check_cache(Context& ctx, const CacheCase& c, bool portable) {
+  constexpr int64_t kSpare = 70;  // rows between the sequences' keys
+  std::vector<int64_t> q_cu = {0};
+  std::vector<int64_t> k_begin, k_end;
+  int64_t rows = 3;
+  for (size_t b = 0; b < c.keys.size(); ++b) {
+    q_cu.push_back(q_cu.back() + c.queries[b]);
+    k_begin.push_back(rows);
+    k_end.push_back(rows + c.keys[b]);
+    rows += c.keys[b] + kSpare;
+  }
+  const auto batch = static_cast<int64_t>(c.keys.size());
+  const int64_t tokens = q_cu.back();
+  const int64_t width = c.heads * c.head_dim;
+  const int64_t kv_width = c.kv_heads * c.head_dim;
+  const auto values = [&](const char* name, int64_t n) { return round_bf16(random_values(name, n)); };
+  const std::vector<double> q = values("q", tokens * width);
+  std::vector<double> k = values("k", rows * kv_width);
+  std::vector<double> v = values("v", rows * kv_width);
+  for (int64_t row = 0, b = 0; row < rows; ++row) {
+    if (b < batch && row == k_end[static_cast<size_t>(b)]) ++b;
+    if (b < batch && row >= k_begin[static_cast<size_t>(b)]) continue;
+    std::fill_n(k.begin() + row * kv_width, kv_width, std::numeric_limits<double>::quiet_NaN());
+    std::fill_n(v.begin() + row * kv_width, kv_width, std::numeric_limits<double>::quiet_NaN());
+  }
+  const AttentionCase shape_of{"cache", {1}, c.heads, c.kv_heads, c.head_dim, c.causal};
+
+  AttentionForwardArgs<double, double> exact;
+  exact.shape = shape_of.shape();
+  const int64_t longest_q = *std::max_element(c.queries.begin(), c.queries.end());
+  const int64_t longest_k = *std::max_element(c.keys.begin(), c.keys.end());
+  exact.ranges = {batch, longest_q, longest_k, q_cu.data(), q_cu.data() + 1, k_begin.data(), k_end.data()};
+  exact.tokens = tokens;
+  exact.kv_rows = rows;
+  std::vector<double> exact_out(q.size());
+  std::vector<double> lse(static_cast<size_t>(c.heads * tokens));
+  exact.q = q.data();
+  exact.k = k.data();
+  exact.v = v.data();
+  exact.out = exact_out.data();
+  exact.q_stride = exact.out_stride = width;
+  exact.k_stride = exact.v_stride = kv_width;
+  exact.lse = lse.data();
+  const int threads = omp_get_max_threads();
+  std::vector<double> scratch(static_cast<size_t>(attention_scratch_cpu(exact.ranges, 1, threads)));
+  attention_forward_cpu(exact, scratch.data(), threads);
+
+  std::vector<int64_t> device_rows = q_cu;
+  device_rows.insert(device_rows.end(), k_begin.begin(), k_begin.end());
+  device_rows.insert(device_rows.end(), k_end.begin(), k_end.end());
+  const Tensor ranges = Tensor::from(ctx, device_rows, {static_cast<int64_t>(device_rows.size())});
+  const int64_t* begin = ranges.data<int64_t>();
+  const Tensor q_device = upload(ctx, q, tokens, 0);
+  const Tensor k_device = upload(ctx, k, rows, 0);
+  const Tensor v_device = upload(ctx, v, rows, 0);
+  const Tensor out = Tensor::empty(ctx, {tokens, width}, DType::bf16);
+  const Tensor out_lse = Tensor::empty(ctx, {c.heads, tokens}, DType::f32);
+  AttentionForwardArgs<bf16, float> a;
+  a.shape = exact.shape;
+  a.ranges = {batch, longest_q, longest_k, begin, begin + 1, begin + batch + 1, begin + 2 * batch + 1};
+  a.tokens = tokens;
+  a.kv_rows = rows;
+  a.portable = portable;
+  set(a.q, a.q_stride, q_device);
+  set(a.k, a.k_stride, k_device);
+  set(a.v, a.v_stride, v_device);
+  set(a.out, a.out_stride, out);
+  a.lse = out_lse.data<float>();
+  attention_forward_cuda(ctx, a);
+  const std::vector<float> found = out.to_floats(ctx);
+  expect_within_rounding(found, exact_out, DType::bf16, "out", kFloatTolerance);
+  EXPECT_LE(relative_error(out_lse.to_floats(ctx), lse), kFloatTolerance);
+  attention_forward_cuda(ctx, a);
+  EXPECT_EQ(out.to_floats(ctx), found) << "second run";
+}
+
+TEST(AttentionBf16CudaNode, Cache) {
+  const std::unique_ptr<Context> ctx = new_cuda();
+  for (const int64_t head_dim : {20, 64, 72, 80, 96, 128}) {
+    for (const CacheCase& c :
+         {CacheCase{{1, 1, 1}, {700, 129, 2000}, 4, 4, head_dim, true},
+          CacheCase{{1, 0, 3}, {257, 5, 130}, 8, 2, head_dim, true},
+          CacheCase{{16, 2}, {1000, 2}, 6, 1, head_dim, true}, CacheCase{{5, 16}, {64, 900}, 3, 3, head_dim, false},
+          CacheCase{{100, 1, 40}, {333, 640, 40}, 4, 2, head_dim, true},
+          CacheCase{{17, 130}, {300, 65}, 2, 1, head_dim, false}}) {
+      for (const bool portable : {false, true}) {
+        SCOPED_TRACE(cat("P ", head_dim, ", ", c.queries[0], " of ", c.keys[0], portable ? " portable" : ""));
+        check_cache(*ctx, c, portable);
+      }
+    }
+  }
+}
+
 // A NaN in one sequence stays there: tiles read past the end of a sequence into the next one.
 TEST(AttentionBf16CudaNode, NanStaysInItsSequence) {
   const std::unique_ptr<Context> ctx = new_cuda();

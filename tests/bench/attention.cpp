@@ -1,4 +1,4 @@
-// Times of bf16 attention on a GPU, forward and backward: bench_attention [shape 1-5 | all] [repetitions]
+// Times of bf16 attention on a GPU, forward and backward: bench_attention [shape 1-5 | decode | all] [repetitions]
 // Prints the median over CUDA events, and TFLOP/s with causal products counted half and backward as 2.5 forwards.
 #include <algorithm>
 #include <cmath>
@@ -118,6 +118,37 @@ class AttentionBench {
   AttentionBackwardArgs<bf16, float> args_;
 };
 
+// One query a sequence against a cache: the time is that of reading keys and values, compared with a device copy.
+void run_decode(Context& ctx, int repetitions) {
+  constexpr int64_t kBatch = 32, kHeads = 32, kKeys = 2048, kHeadDim = 80, kWidth = kHeads * kHeadDim;
+  const Tensor k = random_tensor(ctx, "k", kBatch * kKeys, kWidth);
+  const Tensor v = k.clone(ctx);
+  const Tensor q = random_tensor(ctx, "q", kBatch, kWidth);
+  const Tensor out = Tensor::empty(ctx, {kBatch, kWidth}, DType::bf16);
+  std::vector<int64_t> rows;
+  for (int64_t b = 0; b <= kBatch; ++b) rows.push_back(b);
+  for (int64_t b = 0; b <= kBatch; ++b) rows.push_back(b * kKeys);
+  const Tensor device_rows = Tensor::from(ctx, rows, {static_cast<int64_t>(rows.size())});
+  const int64_t* q_cu = device_rows.data<int64_t>();
+  const int64_t* k_cu = q_cu + kBatch + 1;
+  AttentionForwardArgs<bf16, float> a;
+  a.shape = {kHeads, kHeads, kHeadDim, true, 1.0 / std::sqrt(static_cast<double>(kHeadDim))};
+  a.ranges = {kBatch, 1, kKeys, q_cu, q_cu + 1, k_cu, k_cu + 1};
+  a.tokens = kBatch;
+  a.kv_rows = kBatch * kKeys;
+  a.q = q.data<bf16>();
+  a.k = k.data<bf16>();
+  a.v = v.data<bf16>();
+  a.out = out.data<bf16>();
+  a.q_stride = a.k_stride = a.v_stride = a.out_stride = kWidth;
+  const double bytes = 4.0 * static_cast<double>(kBatch * kKeys * kWidth);
+  const double ms = median_ms(ctx, repetitions, [&] { attention_forward_cuda(ctx, a); });
+  const double copy_ms = median_ms(ctx, repetitions, [&] { v.copy_from(ctx, k); });  // reads and writes as many bytes
+  std::printf("decode, B %d, H %d, %d keys, P %d: %.4f ms, %.0f GB/s (copy %.0f GB/s)\n", static_cast<int>(kBatch),
+              static_cast<int>(kHeads), static_cast<int>(kKeys), static_cast<int>(kHeadDim), ms, bytes / ms * 1e-6,
+              bytes / copy_ms * 1e-6);
+}
+
 void run_shapes(const std::string& which, int repetitions) {
   const std::unique_ptr<Context> ctx = make_cuda_context(0);
   std::printf("%s\n", ctx->description().c_str());
@@ -127,6 +158,7 @@ void run_shapes(const std::string& which, int repetitions) {
     AttentionBench bench(*ctx, kShapes[i]);
     for (const bool portable : {false, true}) bench.run(portable, repetitions);
   }
+  if (which == "all" || which == "decode") run_decode(*ctx, repetitions);
 }
 
 }  // namespace
@@ -135,9 +167,9 @@ void run_shapes(const std::string& which, int repetitions) {
 int main(int argc, char** argv) {
   const std::string which = argc > 1 ? argv[1] : "all";
   const int repetitions = argc > 2 ? std::atoi(argv[2]) : 30;
-  const bool known = which == "all" || (which.size() == 1 && which[0] >= '1' && which[0] <= '5');
+  const bool known = which == "all" || which == "decode" || (which.size() == 1 && which[0] >= '1' && which[0] <= '5');
   if (argc > 3 || !known || repetitions < 1) {
-    std::fprintf(stderr, "usage: bench_attention [1-5 | all] [repetitions >= 1]\n");
+    std::fprintf(stderr, "usage: bench_attention [1-5 | decode | all] [repetitions >= 1]\n");
     return 2;
   }
   try {
