@@ -50,11 +50,11 @@ struct BackwardShared {
 };
 
 // Padded [P, N] in device memory to a tile.
-template <int P, int N>
+template <int P, int N, int kThreads>
 __device__ void load_state_tile(bf16* to, const bf16* from, int thread) {
   constexpr int kVectors = N / 8;
 #pragma unroll 4
-  for (int i = thread; i < P * kVectors; i += 128) {
+  for (int i = thread; i < P * kVectors; i += kThreads) {
     const int row = i / kVectors;
     const int column = i % kVectors * 8;
     mma::copy_async_16(mma::shared_address(to + row * Tile<N>::kStride + column), from + row * N + column, true);
@@ -388,154 +388,6 @@ __device__ void write_gradient(const float (&sum)[W / 8][4], const Output& out, 
   } else if (out.data != nullptr) {
     store_rows<W>(sum, out, chunk.first, row, chunk.count, static_cast<int64_t>(h / out.heads_per_group) * out.width,
                   t);
-  }
-}
-
-// Zeros where bulk copies brought rows of the next sequence.
-template <int P, int N>
-__device__ void clear_tail(BackwardShared<P, N>& sm, int count, int thread) {
-  bf16* const tiles[4] = {sm.x, sm.dy, sm.b, sm.c};
-#pragma unroll 1
-  for (int k = 0; k < 4; ++k) {
-    const int stride = k < 2 ? Tile<P>::kStride : Tile<N>::kStride;
-    for (int i = count * stride / 2 + thread; i < kChunk * stride / 2; i += 128) {
-      reinterpret_cast<unsigned*>(tiles[k])[i] = 0U;
-    }
-  }
-  hopper::async_proxy_fence();  // the next head's copies come after these
-  __syncthreads();
-}
-
-template <int P, int N, bool kShared, bool kBulk>
-__device__ void backward_chunk(const BackwardArgs& args, const BackwardMaps& maps, BackwardShared<P, N>& sm) {
-  const Problem& p = args.problem;
-  const int64_t parts = p.heads / args.heads_per_block;
-  const int64_t slot = blockIdx.x / parts;
-  const int64_t part = blockIdx.x % parts;
-  const ChunkInfo chunk = p.chunks[slot];
-  const int thread = static_cast<int>(threadIdx.x);
-  const int warp = thread / 32;
-  const int lane = thread % 32;
-  const int first_head = static_cast<int>(part) * args.heads_per_block;
-  if (chunk.count == 0) {
-    for (int i = thread; i < 3 * args.heads_per_block; i += 128) {
-      const int64_t h = first_head + i % args.heads_per_block;
-      args.weight_sums[(i / args.heads_per_block * static_cast<int64_t>(p.heads) + h) * p.slots + slot] = 0.0F;
-    }
-    return;
-  }
-
-  const unsigned full = mma::shared_address(&sm.full);
-  if constexpr (kBulk) {
-    if (thread == 0) {
-      hopper::barrier_init(full, 1);
-      hopper::barrier_init_fence();
-    }
-    __syncthreads();
-  }
-  const auto load = [&](int h, unsigned parity) {
-    if constexpr (kBulk) {
-      if (thread == 0) {
-        const auto row = static_cast<int>(chunk.first);
-        const auto state_row = static_cast<int>((slot * p.heads + h) * P);
-        constexpr unsigned kBytes =
-            2 * (2 * Tile<P>::elements(kChunk) + 2 * Tile<N>::elements(kChunk) + 2 * Tile<N>::elements(P)) +
-            2 * kChunk * sizeof(float);
-        hopper::barrier_expect(full, kBytes);
-        const int64_t from = (h * p.slots + slot) * kChunk;
-        hopper::copy_bulk(mma::shared_address(sm.cum), p.cum + from, kChunk * sizeof(float), full);
-        hopper::copy_bulk(mma::shared_address(sm.step), p.step + from, kChunk * sizeof(float), full);
-        hopper::copy_box(mma::shared_address(sm.c), maps.c, full, 0, h / p.c.heads_per_group, row);
-        hopper::copy_box(mma::shared_address(sm.dy), maps.dy, full, 0, h, row);
-        hopper::copy_box(mma::shared_address(sm.x), maps.x, full, 0, h / p.x.heads_per_group, row);
-        hopper::copy_box(mma::shared_address(sm.b), maps.b, full, 0, h / p.b.heads_per_group, row);
-        hopper::copy_box(mma::shared_address(sm.state), maps.states, full, 0, 0, state_row);
-        hopper::copy_box(mma::shared_address(sm.dstate), maps.dstates, full, 0, 0, state_row);
-      }
-      hopper::barrier_wait(full, parity);
-      if (chunk.count < kChunk) clear_tail<P, N>(sm, chunk.count, thread);
-    } else {
-      load_tile<P, 128>(sm.x, p.x, chunk.first, chunk.count, h, thread);
-      load_tile<P, 128>(sm.dy, p.dy, chunk.first, chunk.count, h, thread);
-      load_tile<N, 128>(sm.b, p.b, chunk.first, chunk.count, h, thread);
-      load_tile<N, 128>(sm.c, p.c, chunk.first, chunk.count, h, thread);
-      const int64_t at = (slot * p.heads + h) * P * N;
-      load_state_tile<P, N>(sm.state, args.states + at, thread);
-      load_state_tile<P, N>(sm.dstate, args.dstates + at, thread);
-      load_steps<128>(sm.cum, sm.step, p, slot, h, thread);
-      mma::copy_async_commit();
-      mma::copy_async_wait<0>();
-      __syncthreads();
-    }
-  };
-
-  if constexpr (!kShared) {
-    const int h = first_head;
-    load(h, 0);
-    {
-      float dc[N / 8][4];
-      clear(dc);
-      add_dc<P, N, true>(dc, sm, warp, lane);
-      write_gradient<N>(dc, args.dc, chunk, h, part, parts, warp, lane);
-    }
-    {
-      float db[N / 8][4];
-      add_db<P, N, true>(db, sm, warp, lane);
-      write_gradient<N>(db, args.db, chunk, h, part, parts, warp, lane);
-    }
-    {
-      float dx[P / 8][4];
-      add_dx<P, N, true>(dx, sm, args.d[h], warp, lane);
-      write_gradient<P>(dx, args.dx, chunk, h, part, parts, warp, lane);
-    }
-    dot_states<P, N>(sm, warp, lane);
-    __syncthreads();
-    if (warp == 0) step_gradients<P, N>(args, sm, chunk, slot, h, lane);
-    return;
-  }
-  float dc[N / 8][4], db[N / 8][4], dx[P / 8][4];
-  clear(dc);
-  clear(db);
-  clear(dx);
-  for (int i = 0; i < args.heads_per_block; ++i) {
-    const int h = first_head + i;
-    const bool last = i + 1 == args.heads_per_block;
-    load(h, static_cast<unsigned>(i) & 1U);
-    add_dc<P, N, false>(dc, sm, warp, lane);
-    if (last || args.dc.heads_per_group == 1) {
-      write_gradient<N>(dc, args.dc, chunk, h, part, parts, warp, lane);
-      clear(dc);
-    }
-    add_db<P, N, false>(db, sm, warp, lane);
-    if (last || args.db.heads_per_group == 1) {
-      write_gradient<N>(db, args.db, chunk, h, part, parts, warp, lane);
-      clear(db);
-    }
-    add_dx<P, N, false>(dx, sm, args.d[h], warp, lane);
-    if (last || args.dx.heads_per_group == 1) {
-      write_gradient<P>(dx, args.dx, chunk, h, part, parts, warp, lane);
-      clear(dx);
-    }
-    dot_states<P, N>(sm, warp, lane);
-    __syncthreads();
-    if (warp == 0) step_gradients<P, N>(args, sm, chunk, slot, h, lane);
-    __syncthreads();  // the tiles and sums have been read
-  }
-}
-
-// Grid: slots * blocks per chunk. kShared: a block takes heads_per_block heads of one group (of those operands that
-// have groups) and adds up their gradients in registers.
-template <int P, int N, bool kShared, bool kBulk>
-__global__ void __launch_bounds__(128, kShared ? 1 : (P* N <= 80 * 80 ? 3 : 1))
-    backward_kernel(const __grid_constant__ BackwardArgs args, const __grid_constant__ BackwardMaps maps) {
-#ifndef MATVLM_SM90A
-  if constexpr (kBulk) {
-    return;
-  } else
-#endif
-  {
-    extern __shared__ __align__(128) unsigned char memory[];
-    backward_chunk<P, N, kShared, kBulk>(args, maps, *reinterpret_cast<BackwardShared<P, N>*>(memory));
   }
 }
 

@@ -340,8 +340,9 @@ __device__ float state_weight(const float* cum, const float* step, int row) {
 }
 
 // state = decay state + (weights u)^T v, by the P / 16 warps that meet at barrier 1; thread counts from 0 among them.
-// `scaled` is their scratch.
-template <int P, int N, bool kReverse>
+// `scaled` is their scratch: weights u in bf16 and, with kSplit, behind it what that rounding lost, as a second
+// operand.
+template <int P, int N, bool kReverse, bool kSplit>
 __device__ void update_state(float (&state)[N / 8][4], const bf16* u, const bf16* v, bf16* scaled, const float* cum,
                              const float* step, int count, int thread) {
   constexpr int kThreads = 2 * P;
@@ -354,24 +355,35 @@ __device__ void update_state(float (&state)[N / 8][4], const bf16* u, const bf16
     const int at = row * kStride + i % kVectors * 8;
     const float weight = state_weight<kReverse>(cum, step, row);
     uint4 values = *reinterpret_cast<const uint4*>(u + at);
+    uint4 rest;
     unsigned* words = &values.x;
+    unsigned* rests = &rest.x;
 #pragma unroll
     for (int w = 0; w < 4; ++w) {
-      words[w] = row < count ? mma::pack(mma::low_half(words[w]) * weight, mma::high_half(words[w]) * weight) : 0U;
+      const float low = row < count ? mma::low_half(words[w]) * weight : 0.0F;
+      const float high = row < count ? mma::high_half(words[w]) * weight : 0.0F;
+      words[w] = mma::pack(low, high);
+      rests[w] = mma::pack(low - mma::low_half(words[w]), high - mma::high_half(words[w]));
     }
     *reinterpret_cast<uint4*>(scaled + at) = values;
+    if constexpr (kSplit) *reinterpret_cast<uint4*>(scaled + Tile<P>::elements(kChunk) + at) = rest;
   }
   asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory");
   const float decay = mma::exp2_approx(fminf(cum[kChunk - 1], 0.0F));
   scale_rows(state, decay, decay);
   const int lane = thread % 32;
   const Tile<P> left(scaled);
+  const Tile<P> left_rest(scaled + Tile<P>::elements(kChunk));
   const Tile<N> right(v);
 #pragma unroll
   for (int k = 0; k < kRowTiles; ++k) {
     unsigned a[4];
     left.load_a_trans(a, k * 16, thread / 32 * 16, lane);
     add_product<N>(state, a, right, k * 16, lane);
+    if constexpr (kSplit) {
+      left_rest.load_a_trans(a, k * 16, thread / 32 * 16, lane);
+      add_product<N>(state, a, right, k * 16, lane);
+    }
   }
 }
 

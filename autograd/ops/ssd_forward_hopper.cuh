@@ -117,9 +117,9 @@ __global__ void __launch_bounds__(PipelineShared<P, N>::kThreads, 1)
   const int64_t widths = static_cast<int64_t>(p.head_dim) * p.state;
   const int64_t source = args.rows != nullptr ? args.rows[b] : b;
   float state[N / 8][4];
-  if (args.boundaries != nullptr) {
-    const int64_t slot = segment_slot(begin, b, args.segment_chunks) + blockIdx.y;
-    load_state<N>(state, args.boundaries + (slot * p.heads + h) * P * N, own_row, P, N, t);
+  if (blockIdx.y > 0) {
+    load_parts<N>(state, args.parts, args.part_decays, first_part(begin, b, args.part_chunks),
+                  first_chunk / args.part_chunks, p.heads, h, P, own_row, t);
   } else {
     load_state<N>(state, args.initial != nullptr ? args.initial + (source * p.heads + h) * widths : nullptr, own_row,
                   p.head_dim, p.state, t);
@@ -136,8 +136,8 @@ __global__ void __launch_bounds__(PipelineShared<P, N>::kThreads, 1)
   for (int i = 0; i < count; ++i) {
     const int stage = i % Shared::kStages;
     hopper::barrier_wait(address(sm.full[stage]), static_cast<unsigned>(i / Shared::kStages) & 1U);
-    update_state<P, N, false>(state, sm.x[stage], sm.b[stage], sm.scaled[i % 2], sm.cum[stage], sm.step[stage],
-                              tokens(i), thread - kRowTiles * kGroups * 32);
+    update_state<P, N, false, false>(state, sm.x[stage], sm.b[stage], sm.scaled[i % 2], sm.cum[stage], sm.step[stage],
+                                     tokens(i), thread - kRowTiles * kGroups * 32);
     __syncwarp();
     if (lane == 0) hopper::barrier_arrive(address(sm.empty[stage]));
     if (i + 1 < count) publish();

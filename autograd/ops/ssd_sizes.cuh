@@ -4,7 +4,7 @@
 
 #include <cuda_runtime.h>
 
-#include "autograd/ops/ssd_backward.cuh"
+#include "autograd/ops/ssd_backward_kernels.cuh"
 #include "autograd/ops/ssd_forward_hopper.cuh"
 #include "core/cuda_context.h"
 
@@ -55,12 +55,17 @@ SizeKernels size_kernels() {
   };
   k.backward = [](const BackwardArgs& args, const BackwardMaps* maps, bool shared_heads, dim3 grid,
                   cudaStream_t stream) {
-    const auto run = [&](auto kernel) {
-      launch(kernel, grid, 128, sizeof(BackwardShared<P, N>), stream, args, maps != nullptr ? *maps : BackwardMaps{});
-    };
-    if (maps != nullptr)
-      return shared_heads ? run(backward_kernel<P, N, true, true>) : run(backward_kernel<P, N, false, true>);
-    return shared_heads ? run(backward_kernel<P, N, true, false>) : run(backward_kernel<P, N, false, false>);
+    const BackwardMaps& given = maps != nullptr ? *maps : BackwardMaps{};
+    constexpr int64_t kBytes = sizeof(BackwardShared<P, N>);
+    if (shared_heads && maps != nullptr) {
+      launch(backward_heads_kernel<P, N, true>, grid, 256, kHeadStages<P, N, true> * kBytes, stream, args, given);
+    } else if (shared_heads) {
+      launch(backward_heads_kernel<P, N, false>, grid, 256, kHeadStages<P, N, false> * kBytes, stream, args, given);
+    } else if (maps != nullptr) {
+      launch(backward_kernel<P, N, true>, grid, 128, kBytes, stream, args, given);
+    } else {
+      launch(backward_kernel<P, N, false>, grid, 128, kBytes, stream, args, given);
+    }
   };
   k.has_sm90a = [] {
     cudaFuncAttributes attributes{};
