@@ -197,56 +197,46 @@ __device__ void decay_transposed(unsigned (&a)[4], float (&s)[2][4], const float
   a[3] = mma::pack(s[1][2], s[1][3]);
 }
 
-// dB of the warp's 16 rows j. Sums over heads are of dt_j times each head's part, so the row scale has dt in it.
+// dB of the warp's 16 rows j, added to the sum over heads unless this is the first. The sum is scaled to where a
+// product belongs (2^(cum_last - cum_j) dt_j, then dt_j) and back, instead of keeping the head's own part beside it.
 template <int P, int N, bool kFirst>
-__device__ void add_db(float (&db)[N / 8][4], BackwardShared<P, N>& sm, int warp, int lane) {
+__device__ void add_db(float (&db)[N / 8][4], const BackwardShared<P, N>& sm, int warp, int lane) {
   const int t = lane % 4;
   const int row = warp * kTileRows + lane / 4;
   const Tile<P> dy(sm.dy);
   const Tile<N> c(sm.c);
   const float last = sm.cum[kChunk - 1];
   const float cum_row[2] = {sm.cum[row], sm.cum[row + 8]};
-  const float step[2] = {sm.step[row], sm.step[row + 8]};
+  const RowScale scale(last - cum_row[0], last - cum_row[1]);
+  constexpr float kSmallestStep = kFirst ? 0.0F : 0x1p-40F;
+  const float step[2] = {fmaxf(sm.step[row], kSmallestStep), fmaxf(sm.step[row + 8], kSmallestStep)};
   unsigned x_rows[P / 16][4];
   load_rows<P>(x_rows, Tile<P>(sm.x), warp * kTileRows, lane);
-  float part[N / 8][4];
-  clear(part);
+  if constexpr (!kFirst) scale_rows(db, scale.down[0] / step[0], scale.down[1] / step[1]);
   const Tile<N> dstate(sm.dstate);
 #pragma unroll
-  for (int k = 0; k < P / 16; ++k) add_product<N>(part, x_rows[k], dstate, k * 16, lane);
-  scale_rows(part, mma::exp2_approx(fminf(last - cum_row[0], 0.0F)), mma::exp2_approx(fminf(last - cum_row[1], 0.0F)));
-  {
-    unsigned b_rows[N / 16][4];
-    load_rows<N>(b_rows, Tile<N>(sm.b), warp * kTileRows, lane);
-    const float2 dots = row_dots<N>(part, b_rows);
-    if (t == 0) {
-      sm.to_state[row] = dots.x;
-      sm.to_state[row + 8] = dots.y;
-    }
+  for (int k = 0; k < P / 16; ++k) add_product<N>(db, x_rows[k], dstate, k * 16, lane);
+  if constexpr (kFirst) {
+    scale_rows(db, mma::exp2_approx(fminf(last - cum_row[0], 0.0F)), mma::exp2_approx(fminf(last - cum_row[1], 0.0F)));
+  } else {
+    scale_rows(db, scale.up[0], scale.up[1]);
   }
   const auto block = [&](int i, auto on_diagonal) {
     float s[2][4];
     unsigned a[4];
     scores<P>(s, x_rows, dy, i * kTileRows, lane);
     decay_transposed<on_diagonal>(a, s, sm.cum, row, i * kTileRows, cum_row, t);
-    add_product<N>(part, a, c, i * kTileRows, lane);
+    add_product<N>(db, a, c, i * kTileRows, lane);
   };
   block(warp, std::true_type{});
 #pragma unroll 1
   for (int i = warp + 1; i < kRowTiles; ++i) block(i, std::false_type{});
-#pragma unroll
-  for (int n = 0; n < N / 8; ++n) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float value = part[n][i] * step[i / 2];
-      db[n][i] = kFirst ? value : db[n][i] + value;
-    }
-  }
+  scale_rows(db, step[0], step[1]);
 }
 
-// dx of the warp's 16 rows j.
+// dx of the warp's 16 rows j, and what goes from them to the new state.
 template <int P, int N, bool kFirst>
-__device__ void add_dx(float (&dx)[P / 8][4], const BackwardShared<P, N>& sm, float skip, int warp, int lane) {
+__device__ void add_dx(float (&dx)[P / 8][4], BackwardShared<P, N>& sm, float skip, int warp, int lane) {
   const int t = lane % 4;
   const int row = warp * kTileRows + lane / 4;
   const Tile<P> dy(sm.dy);
@@ -260,6 +250,15 @@ __device__ void add_dx(float (&dx)[P / 8][4], const BackwardShared<P, N>& sm, fl
   clear(part);
   add_product_trans<N, P>(part, b_rows, Tile<N>(sm.dstate), lane);
   scale_rows(part, mma::exp2_approx(fminf(last - cum_row[0], 0.0F)), mma::exp2_approx(fminf(last - cum_row[1], 0.0F)));
+  {
+    unsigned x_rows[P / 16][4];
+    load_rows<P>(x_rows, Tile<P>(sm.x), warp * kTileRows, lane);
+    const float2 dots = row_dots<P>(part, x_rows);
+    if (t == 0) {
+      sm.to_state[row] = dots.x;
+      sm.to_state[row + 8] = dots.y;
+    }
+  }
   const auto block = [&](int i, auto on_diagonal) {
     float s[2][4];
     unsigned a[4];

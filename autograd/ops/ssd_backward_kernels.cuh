@@ -114,6 +114,7 @@ __device__ void backward_chunk(const BackwardArgs& args, const BackwardMaps& map
   }
   {
     float db[N / 8][4];
+    clear(db);
     add_db<P, N, true>(db, sm, warp, lane);
     write_gradient<N>(db, args.db, chunk, h, h, p.heads, warp, lane);
   }
@@ -127,67 +128,50 @@ __device__ void backward_chunk(const BackwardArgs& args, const BackwardMaps& map
   if (warp == 0) step_gradients<P, N>(args, sm, chunk, slot, h, lane);
 }
 
-// Stages of the kernel for several heads.
+// Threads and stages of the kernel for several heads.
+constexpr int kHeadThreads = 3 * 128;
 template <int P, int N, bool kBulk>
 constexpr int kHeadStages = kBulk && 2 * sizeof(BackwardShared<P, N>) <= 220 * 1024 ? 2 : 1;
 
-// heads_per_block heads of one group (of those operands that have groups), one after the other, while the next one's
-// operands arrive; gradients of what they share add up in registers. Four warps do dC, four dB and dx.
-template <int P, int N, bool kBulk>
-__device__ void backward_heads(const BackwardArgs& args, const BackwardMaps& maps, BackwardShared<P, N>* stages) {
+// What four warps of the kernel for several heads compute.
+enum class Role { dc, db, dx };
+
+// heads_per_block heads of one group (of those operands that have groups), one after the other, while the operands of
+// the next ones arrive; gradients of what they share add up in registers.
+template <int P, int N, bool kBulk, Role kRole>
+__device__ void backward_heads(const BackwardArgs& args, const StageLoader<P, N, kBulk, kHeadThreads>& loader,
+                               BackwardShared<P, N>* stages, int64_t part) {
   constexpr int kStages = kHeadStages<P, N, kBulk>;
-  const Problem& p = args.problem;
+  constexpr int kWidth = kRole == Role::dx ? P : N;
   const int heads = args.heads_per_block;
-  const int64_t parts = p.heads / heads;
-  const int64_t slot = blockIdx.x / parts;
-  const int64_t part = blockIdx.x % parts;
+  const int64_t parts = args.problem.heads / heads;
   const int first_head = static_cast<int>(part) * heads;
-  const ChunkInfo chunk = p.chunks[slot];
-  const int thread = static_cast<int>(threadIdx.x);
-  const int warp = thread / 32 % kRowTiles;
-  const int lane = thread % 32;
-  const bool first_role = thread < 128;
-  if (chunk.count == 0) return clear_weight_sums(args, slot, first_head);
-  const StageLoader<P, N, kBulk, 256> loader{args, maps, chunk, slot, thread};
-  for (int i = 0; i < kStages; ++i) loader.init(stages[i]);
-  if (kBulk) __syncthreads();
-  if (!kBulk || thread == 0) {
-    for (int i = 0; i < min(kStages, heads); ++i) loader.start(stages[i], first_head + i);
-  }
-  float dc_or_db[N / 8][4], dx[P / 8][4];
-  clear(dc_or_db);
-  clear(dx);
+  const int warp = loader.thread / 32 % kRowTiles;
+  const int lane = loader.thread % 32;
+  const Output& out = kRole == Role::dc ? args.dc : kRole == Role::db ? args.db : args.dx;
+  float sum[kWidth / 8][4];
+  clear(sum);
   for (int i = 0; i < heads; ++i) {
     const int h = first_head + i;
-    const bool last = i + 1 == heads;
     BackwardShared<P, N>& sm = stages[i % kStages];
     loader.finish(sm, static_cast<unsigned>(i / kStages) & 1U);
-    if (first_role) {
-      add_dc<P, N, false>(dc_or_db, sm, warp, lane);
-      if (last || args.dc.heads_per_group == 1) {
-        write_gradient<N>(dc_or_db, args.dc, chunk, h, part, parts, warp, lane);
-        clear(dc_or_db);
-      }
+    if constexpr (kRole == Role::dc) add_dc<P, N, false>(sum, sm, warp, lane);
+    if constexpr (kRole == Role::db) {
+      add_db<P, N, false>(sum, sm, warp, lane);
       dot_states<P, N>(sm, warp, lane);
-    } else {
-      add_db<P, N, false>(dc_or_db, sm, warp, lane);
-      if (last || args.db.heads_per_group == 1) {
-        write_gradient<N>(dc_or_db, args.db, chunk, h, part, parts, warp, lane);
-        clear(dc_or_db);
-      }
-      add_dx<P, N, false>(dx, sm, args.d[h], warp, lane);
-      if (last || args.dx.heads_per_group == 1) {
-        write_gradient<P>(dx, args.dx, chunk, h, part, parts, warp, lane);
-        clear(dx);
-      }
     }
-    __syncthreads();  // the tiles have been read, the sums are complete
-    if (thread < 32) {
-      step_gradients<P, N>(args, sm, chunk, slot, h, lane);
+    if constexpr (kRole == Role::dx) add_dx<P, N, false>(sum, sm, args.d[h], warp, lane);
+    if (i + 1 == heads || out.heads_per_group == 1) {
+      write_gradient<kWidth>(sum, out, loader.chunk, h, part, parts, warp, lane);
+      clear(sum);
+    }
+    __syncthreads();  // of all roles: the tiles have been read, the sums are complete
+    if (kRole == Role::dc && warp == 0) {
+      step_gradients<P, N>(args, sm, loader.chunk, loader.slot, h, lane);
       __syncwarp();
-      if (kBulk && thread == 0 && i + kStages < heads) loader.start(sm, h + kStages);
+      if (kBulk && lane == 0 && i + kStages < heads) loader.start(sm, h + kStages);
     }
-    if (!kBulk && !last) {
+    if (!kBulk && i + 1 < heads) {
       __syncthreads();
       loader.start(sm, h + 1);
     }
@@ -209,14 +193,36 @@ __global__ void __launch_bounds__(128, P* N <= 80 * 80 ? 3 : 1)
 
 // Grid: slots * (H / heads_per_block).
 template <int P, int N, bool kBulk>
-__global__ void __launch_bounds__(256, 1)
+__global__ void __launch_bounds__(kHeadThreads, 1)
     backward_heads_kernel(const __grid_constant__ BackwardArgs args, const __grid_constant__ BackwardMaps maps) {
 #ifndef MATVLM_SM90A
   if constexpr (!kBulk)
 #endif
   {
+    constexpr int kStages = kHeadStages<P, N, kBulk>;
     extern __shared__ __align__(128) unsigned char memory[];
-    backward_heads<P, N, kBulk>(args, maps, reinterpret_cast<BackwardShared<P, N>*>(memory));
+    auto* stages = reinterpret_cast<BackwardShared<P, N>*>(memory);
+    const int heads = args.heads_per_block;
+    const int64_t parts = args.problem.heads / heads;
+    const int64_t slot = blockIdx.x / parts;
+    const int64_t part = blockIdx.x % parts;
+    const int first_head = static_cast<int>(part) * heads;
+    const int thread = static_cast<int>(threadIdx.x);
+    const ChunkInfo chunk = args.problem.chunks[slot];
+    if (chunk.count == 0) return clear_weight_sums(args, slot, first_head);
+    const StageLoader<P, N, kBulk, kHeadThreads> loader{args, maps, chunk, slot, thread};
+    for (int i = 0; i < kStages; ++i) loader.init(stages[i]);
+    if (kBulk) __syncthreads();
+    if (!kBulk || thread == 0) {
+      for (int i = 0; i < min(kStages, heads); ++i) loader.start(stages[i], first_head + i);
+    }
+    if (thread < 128) {
+      backward_heads<P, N, kBulk, Role::dc>(args, loader, stages, part);
+    } else if (thread < 256) {
+      backward_heads<P, N, kBulk, Role::db>(args, loader, stages, part);
+    } else {
+      backward_heads<P, N, kBulk, Role::dx>(args, loader, stages, part);
+    }
   }
 }
 

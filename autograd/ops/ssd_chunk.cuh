@@ -196,40 +196,17 @@ __device__ inline void add_bf16(bf16* to, float value, bool accumulate) {
   *to = bf16(accumulate ? static_cast<float>(*to) + value : value);
 }
 
-// Four columns of one row.
-__device__ inline void store_four(bf16* to, uint2 values, int columns, bool vectors, bool accumulate) {
-  if (vectors && columns >= 4) {
-    if (accumulate) {
-      const uint2 old = *reinterpret_cast<const uint2*>(to);
-      values.x =
-          mma::pack(mma::low_half(values.x) + mma::low_half(old.x), mma::high_half(values.x) + mma::high_half(old.x));
-      values.y =
-          mma::pack(mma::low_half(values.y) + mma::low_half(old.y), mma::high_half(values.y) + mma::high_half(old.y));
-    }
-    *reinterpret_cast<uint2*>(to) = values;
-    return;
-  }
-  const float parts[4] = {mma::low_half(values.x), mma::high_half(values.x), mma::low_half(values.y),
-                          mma::high_half(values.y)};
-  for (int i = 0; i < 4; ++i) {
-    if (i < columns) add_bf16(to + i, parts[i], accumulate);
-  }
-}
-
 // Rows of any alignment and width, or added to what is there. Out of line, see load_tile_slowly.
 template <int W>
-__device__ __noinline__ void store_rows_slowly(const unsigned (&packed)[W / 8][2], const Output& out, bf16* to, int row,
+__device__ __noinline__ void store_rows_slowly(const float (&sum)[W / 8][4], const Output& out, bf16* to, int row,
                                                int count, int t) {
 #pragma unroll
-  for (int n = 0; n < W / 16; ++n) {
+  for (int n = 0; n < W / 8; ++n) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const uint2 values = pair_columns(packed[2 * n][half], packed[2 * n + 1][half], t);
-      const int i = row + 8 * half;
-      const int k = 16 * n + pair_column(t);
-      if (i < count && k < out.width) {
-        store_four(to + i * out.stride + k, values, out.width - k, out.vectors, out.accumulate);
-      }
+    for (int i = 0; i < 4; ++i) {
+      const int r = row + 8 * (i / 2);
+      const int k = 8 * n + 2 * t + i % 2;
+      if (r < count && k < out.width) add_bf16(to + r * out.stride + k, sum[n][i], out.accumulate);
     }
   }
 }
@@ -239,18 +216,12 @@ template <int W>
 __device__ void store_rows(const float (&sum)[W / 8][4], const Output& out, int64_t first, int row, int count,
                            int64_t column, int t) {
   bf16* const to = out.data + first * out.stride + column;
-  unsigned packed[W / 8][2];
-#pragma unroll
-  for (int n = 0; n < W / 8; ++n) {
-    packed[n][0] = mma::pack(sum[n][0], sum[n][1]);
-    packed[n][1] = mma::pack(sum[n][2], sum[n][3]);
-  }
   if (!out.vectors || out.accumulate || out.width % 16 != 0) {
-    unsigned copy[W / 8][2];  // so that `packed` itself stays in registers
+    float copy[W / 8][4];  // so that `sum` itself stays in registers
 #pragma unroll
     for (int n = 0; n < W / 8; ++n) {
-      copy[n][0] = packed[n][0];
-      copy[n][1] = packed[n][1];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) copy[n][i] = sum[n][i];
     }
     return store_rows_slowly<W>(copy, out, to, row, count, t);
   }
@@ -260,8 +231,10 @@ __device__ void store_rows(const float (&sum)[W / 8][4], const Output& out, int6
 #pragma unroll
   for (int n = 0; n < W / 16; ++n) {
     if (16 * n >= out.width) break;
-    const uint2 a = pair_columns(packed[2 * n][0], packed[2 * n + 1][0], t);
-    const uint2 b = pair_columns(packed[2 * n][1], packed[2 * n + 1][1], t);
+    const float* left = sum[2 * n];
+    const float* right = sum[2 * n + 1];
+    const uint2 a = pair_columns(mma::pack(left[0], left[1]), mma::pack(right[0], right[1]), t);
+    const uint2 b = pair_columns(mma::pack(left[2], left[3]), mma::pack(right[2], right[3]), t);
     if (row < count) *reinterpret_cast<uint2*>(upper + 16 * n) = a;
     if (row + 8 < count) *reinterpret_cast<uint2*>(lower + 16 * n) = b;
   }

@@ -58,9 +58,11 @@ SizeKernels size_kernels() {
     const BackwardMaps& given = maps != nullptr ? *maps : BackwardMaps{};
     constexpr int64_t kBytes = sizeof(BackwardShared<P, N>);
     if (shared_heads && maps != nullptr) {
-      launch(backward_heads_kernel<P, N, true>, grid, 256, kHeadStages<P, N, true> * kBytes, stream, args, given);
+      launch(backward_heads_kernel<P, N, true>, grid, kHeadThreads, kHeadStages<P, N, true> * kBytes, stream, args,
+             given);
     } else if (shared_heads) {
-      launch(backward_heads_kernel<P, N, false>, grid, 256, kHeadStages<P, N, false> * kBytes, stream, args, given);
+      launch(backward_heads_kernel<P, N, false>, grid, kHeadThreads, kHeadStages<P, N, false> * kBytes, stream, args,
+             given);
     } else if (maps != nullptr) {
       launch(backward_kernel<P, N, true>, grid, 128, kBytes, stream, args, given);
     } else {

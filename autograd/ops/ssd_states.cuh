@@ -122,7 +122,7 @@ __device__ void run_states(const StatesArgs& args, const StatesPass& pass, State
 
 // Grid: (H, B, directions), or (H, B, parts).
 template <int P, int N>
-__global__ void __launch_bounds__(2 * P) states_kernel(const __grid_constant__ StatesArgs args) {
+__global__ void __launch_bounds__(2 * P, P <= 64 ? 3 : 1) states_kernel(const __grid_constant__ StatesArgs args) {
   extern __shared__ __align__(128) unsigned char memory[];
   auto& sm = *reinterpret_cast<StatesShared<P, N>*>(memory);
   if (blockIdx.z == 1 && args.pass[0].parts == nullptr) {
