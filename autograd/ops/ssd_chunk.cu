@@ -275,6 +275,13 @@ void ssd_chunk_forward(Context& ctx, const SsdArgs<bf16, float>& a) {
   args.part_chunks = split.part_chunks;
   const auto heads = static_cast<unsigned>(s.heads);
   const auto batch = static_cast<unsigned>(a.batch);
+  const Problem& p = args.problem;
+  const bool bulk = bulk_applies(ctx, kernels, a.tokens, {&p.x, &p.b, &p.c});
+  ForwardMaps maps{};
+  if (bulk) {
+    maps = {operand_map(p.x, p.heads, a.tokens, kernels.p), operand_map(p.b, p.heads, a.tokens, kernels.n),
+            operand_map(p.c, p.heads, a.tokens, kernels.n)};
+  }
   Tensor parts;
   if (split.segments > 1) {
     const int64_t slots = first_part(a.tokens, a.batch, split.part_chunks);
@@ -290,16 +297,11 @@ void ssd_chunk_forward(Context& ctx, const SsdArgs<bf16, float>& a) {
     args.parts = states.pass[0].parts;
     args.part_decays = states.pass[0].part_decays;
     const auto needed = static_cast<unsigned>((split.segments - 1) * split.segment_parts);
-    kernels.states(states, dim3(heads, batch, needed), cuda_stream(ctx));
+    const StatesMaps state_maps{{maps.x, {}}, {maps.b, {}}};
+    kernels.states(states, bulk ? &state_maps : nullptr, dim3(heads, batch, needed), cuda_stream(ctx));
   }
   const dim3 grid(heads, static_cast<unsigned>(split.segments), batch);
-  const Problem& p = args.problem;
-  if (bulk_applies(ctx, kernels, a.tokens, {&p.x, &p.b, &p.c})) {
-    const ForwardMaps maps{operand_map(p.x, p.heads, a.tokens, kernels.p),
-                           operand_map(p.b, p.heads, a.tokens, kernels.n),
-                           operand_map(p.c, p.heads, a.tokens, kernels.n)};
-    return kernels.pipeline(args, maps, grid, cuda_stream(ctx));
-  }
+  if (bulk) return kernels.pipeline(args, maps, grid, cuda_stream(ctx));
   const bool large = kernels.forward_shared_large <= ctx.cuda()->max_shared_memory();
   kernels.forward(args, large, grid, cuda_stream(ctx));
 }
@@ -316,7 +318,23 @@ void ssd_chunk_backward(Context& ctx, const SsdArgs<bf16, float>& a) {
   passes.problem = p;
   passes.pass[0] = {p.x, p.b, a.initial, a.slots, nullptr, before, nullptr, nullptr};
   passes.pass[1] = {p.dy, p.c, a.dfinal_state, nullptr, a.dinitial, after, nullptr, nullptr};
-  kernels.states(passes, dim3(static_cast<unsigned>(s.heads), static_cast<unsigned>(a.batch), 2), cuda_stream(ctx));
+  const int64_t state_rows = p.slots * s.heads * kernels.p;
+  const bool bulk = state_rows <= INT32_MAX && bulk_applies(ctx, kernels, a.tokens, {&p.x, &p.b, &p.c, &p.dy});
+  BackwardMaps maps{};
+  if (bulk) {
+    const auto states_map = [&](const bf16* data) {
+      return head_map(data, kernels.n, 1, state_rows, kernels.n, kernels.n + 8, kernels.p);
+    };
+    maps = {operand_map(p.x, p.heads, a.tokens, kernels.p),
+            operand_map(p.dy, p.heads, a.tokens, kernels.p),
+            operand_map(p.b, p.heads, a.tokens, kernels.n),
+            operand_map(p.c, p.heads, a.tokens, kernels.n),
+            states_map(before),
+            states_map(after)};
+  }
+  const StatesMaps state_maps{{maps.x, maps.dy}, {maps.b, maps.c}};
+  kernels.states(passes, bulk ? &state_maps : nullptr,
+                 dim3(static_cast<unsigned>(s.heads), static_cast<unsigned>(a.batch), 2), cuda_stream(ctx));
 
   BackwardArgs args;
   args.problem = p;
@@ -336,21 +354,7 @@ void ssd_chunk_backward(Context& ctx, const SsdArgs<bf16, float>& a) {
   const Tensor weight_sums = Tensor::empty(ctx, {3, s.heads, p.slots}, DType::f32);
   args.weight_sums = weight_sums.data<float>();
   const dim3 grid(static_cast<unsigned>(p.slots * (s.heads / per_block)));
-  const int64_t state_rows = p.slots * s.heads * kernels.p;
-  if (state_rows <= INT32_MAX && bulk_applies(ctx, kernels, a.tokens, {&p.x, &p.b, &p.c, &p.dy})) {
-    const auto states_map = [&](const bf16* data) {
-      return head_map(data, kernels.n, 1, state_rows, kernels.n, kernels.n + 8, kernels.p);
-    };
-    const BackwardMaps maps{operand_map(p.x, p.heads, a.tokens, kernels.p),
-                            operand_map(p.dy, p.heads, a.tokens, kernels.p),
-                            operand_map(p.b, p.heads, a.tokens, kernels.n),
-                            operand_map(p.c, p.heads, a.tokens, kernels.n),
-                            states_map(before),
-                            states_map(after)};
-    kernels.backward(args, &maps, per_block > 1, grid, cuda_stream(ctx));
-  } else {
-    kernels.backward(args, nullptr, per_block > 1, grid, cuda_stream(ctx));
-  }
+  kernels.backward(args, bulk ? &maps : nullptr, per_block > 1, grid, cuda_stream(ctx));
   sum_parts(ctx, args.dx, a.tokens, s.heads, per_block, kernels.p);
   sum_parts(ctx, args.db, a.tokens, s.heads, per_block, kernels.n);
   sum_parts(ctx, args.dc, a.tokens, s.heads, per_block, kernels.n);

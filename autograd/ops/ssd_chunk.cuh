@@ -196,19 +196,14 @@ __device__ inline void add_bf16(bf16* to, float value, bool accumulate) {
   *to = bf16(accumulate ? static_cast<float>(*to) + value : value);
 }
 
-// Rows of any alignment and width, or added to what is there. Out of line, see load_tile_slowly.
-template <int W>
-__device__ __noinline__ void store_rows_slowly(const float (&sum)[W / 8][4], const Output& out, bf16* to, int row,
-                                               int count, int t) {
-#pragma unroll
-  for (int n = 0; n < W / 8; ++n) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int r = row + 8 * (i / 2);
-      const int k = 8 * n + 2 * t + i % 2;
-      if (r < count && k < out.width) add_bf16(to + r * out.stride + k, sum[n][i], out.accumulate);
-    }
-  }
+// Two columns of rows `row` and `row + 8` where rows have any alignment and width, or are added to what is there. Out
+// of line, see load_tile_slowly.
+static __device__ __noinline__ void store_slowly(bf16* to, int64_t stride, int row, int count, int columns,
+                                                 bool accumulate, float a, float b, float c, float d) {
+  if (row < count && columns > 0) add_bf16(to, a, accumulate);
+  if (row < count && columns > 1) add_bf16(to + 1, b, accumulate);
+  if (row + 8 < count && columns > 0) add_bf16(to + 8 * stride, c, accumulate);
+  if (row + 8 < count && columns > 1) add_bf16(to + 8 * stride + 1, d, accumulate);
 }
 
 // Fragments of 16 rows of a chunk, rows `row` and `row + 8` of this lane, to the columns of a group.
@@ -217,13 +212,13 @@ __device__ void store_rows(const float (&sum)[W / 8][4], const Output& out, int6
                            int64_t column, int t) {
   bf16* const to = out.data + first * out.stride + column;
   if (!out.vectors || out.accumulate || out.width % 16 != 0) {
-    float copy[W / 8][4];  // so that `sum` itself stays in registers
+    bf16* const corner = to + row * out.stride + 2 * t;
 #pragma unroll
     for (int n = 0; n < W / 8; ++n) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) copy[n][i] = sum[n][i];
+      store_slowly(corner + 8 * n, out.stride, row, count, out.width - 8 * n - 2 * t, out.accumulate, sum[n][0],
+                   sum[n][1], sum[n][2], sum[n][3]);
     }
-    return store_rows_slowly<W>(copy, out, to, row, count, t);
+    return;
   }
   const auto stride = static_cast<int>(out.stride);
   bf16* const upper = to + row * stride + pair_column(t);
@@ -313,9 +308,8 @@ __device__ float state_weight(const float* cum, const float* step, int row) {
 }
 
 // state = decay state + (weights u)^T v, by the P / 16 warps that meet at barrier 1; thread counts from 0 among them.
-// `scaled` is their scratch: weights u in bf16 and, with kSplit, behind it what that rounding lost, as a second
-// operand.
-template <int P, int N, bool kReverse, bool kSplit>
+// `scaled` is their scratch.
+template <int P, int N, bool kReverse>
 __device__ void update_state(float (&state)[N / 8][4], const bf16* u, const bf16* v, bf16* scaled, const float* cum,
                              const float* step, int count, int thread) {
   constexpr int kThreads = 2 * P;
@@ -328,35 +322,24 @@ __device__ void update_state(float (&state)[N / 8][4], const bf16* u, const bf16
     const int at = row * kStride + i % kVectors * 8;
     const float weight = state_weight<kReverse>(cum, step, row);
     uint4 values = *reinterpret_cast<const uint4*>(u + at);
-    uint4 rest;
     unsigned* words = &values.x;
-    unsigned* rests = &rest.x;
 #pragma unroll
     for (int w = 0; w < 4; ++w) {
-      const float low = row < count ? mma::low_half(words[w]) * weight : 0.0F;
-      const float high = row < count ? mma::high_half(words[w]) * weight : 0.0F;
-      words[w] = mma::pack(low, high);
-      rests[w] = mma::pack(low - mma::low_half(words[w]), high - mma::high_half(words[w]));
+      words[w] = row < count ? mma::pack(mma::low_half(words[w]) * weight, mma::high_half(words[w]) * weight) : 0U;
     }
     *reinterpret_cast<uint4*>(scaled + at) = values;
-    if constexpr (kSplit) *reinterpret_cast<uint4*>(scaled + Tile<P>::elements(kChunk) + at) = rest;
   }
   asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory");
   const float decay = mma::exp2_approx(fminf(cum[kChunk - 1], 0.0F));
   scale_rows(state, decay, decay);
   const int lane = thread % 32;
   const Tile<P> left(scaled);
-  const Tile<P> left_rest(scaled + Tile<P>::elements(kChunk));
   const Tile<N> right(v);
 #pragma unroll
   for (int k = 0; k < kRowTiles; ++k) {
     unsigned a[4];
     left.load_a_trans(a, k * 16, thread / 32 * 16, lane);
     add_product<N>(state, a, right, k * 16, lane);
-    if constexpr (kSplit) {
-      left_rest.load_a_trans(a, k * 16, thread / 32 * 16, lane);
-      add_product<N>(state, a, right, k * 16, lane);
-    }
   }
 }
 

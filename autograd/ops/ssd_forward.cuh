@@ -163,9 +163,9 @@ __global__ void __launch_bounds__(128 + 2 * P) forward_kernel(const __grid_const
     mma::copy_async_wait<kStages - 2>();
     __syncthreads();
     load(k + kStages - 1);
-    update_state<P, N, false, false>(state, sm.x[stage], sm.b[stage], sm.scaled, sm.cum[stage], sm.step[stage],
-                                     static_cast<int>(min(length - k * kChunk, static_cast<int64_t>(kChunk))),
-                                     thread - kRowTiles * 32);
+    update_state<P, N, false>(state, sm.x[stage], sm.b[stage], sm.scaled, sm.cum[stage], sm.step[stage],
+                              static_cast<int>(min(length - k * kChunk, static_cast<int64_t>(kChunk))),
+                              thread - kRowTiles * 32);
     if constexpr (Shared::kStates == 1) __syncthreads();
     stage_state<N>(state, sm.state[(i + 1) % Shared::kStates], own_row, t);
   }

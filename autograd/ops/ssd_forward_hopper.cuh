@@ -136,8 +136,8 @@ __global__ void __launch_bounds__(PipelineShared<P, N>::kThreads, 1)
   for (int i = 0; i < count; ++i) {
     const int stage = i % Shared::kStages;
     hopper::barrier_wait(address(sm.full[stage]), static_cast<unsigned>(i / Shared::kStages) & 1U);
-    update_state<P, N, false, false>(state, sm.x[stage], sm.b[stage], sm.scaled[i % 2], sm.cum[stage], sm.step[stage],
-                                     tokens(i), thread - kRowTiles * kGroups * 32);
+    update_state<P, N, false>(state, sm.x[stage], sm.b[stage], sm.scaled[i % 2], sm.cum[stage], sm.step[stage],
+                              tokens(i), thread - kRowTiles * kGroups * 32);
     __syncwarp();
     if (lane == 0) hopper::barrier_arrive(address(sm.empty[stage]));
     if (i + 1 < count) publish();

@@ -4,6 +4,7 @@
 // the blocks take a part of a sequence each, and what starts a segment adds up the parts before it (load_parts).
 #pragma once
 
+#include "autograd/ops/hopper.cuh"
 #include "autograd/ops/ssd_chunk.cuh"
 
 namespace matvlm::ssd_chunk {
@@ -48,19 +49,26 @@ __device__ void load_parts(float (&state)[N / 8][4], const float* parts, const f
   }
 }
 
+// Of u and v per direction, as BackwardMaps.
+struct StatesMaps {
+  CUtensorMap u[2], v[2];
+};
+
 template <int P, int N>
 struct StatesShared {
   static constexpr int kStages = 2;
-  bf16 u[kStages][Tile<P>::elements(kChunk)];
-  bf16 v[kStages][Tile<N>::elements(kChunk)];
-  bf16 scaled[2 * Tile<P>::elements(kChunk)];
-  float cum[kStages][kChunk];
+  alignas(128) bf16 u[kStages][Tile<P>::elements(kChunk)];
+  alignas(128) bf16 v[kStages][Tile<N>::elements(kChunk)];
+  alignas(128) float cum[kStages][kChunk];
   float step[kStages][kChunk];
+  bf16 scaled[Tile<P>::elements(kChunk)];
+  uint64_t full[kStages];  // where tiles come by bulk copies
 };
 
-template <int P, int N, bool kReverse>
-__device__ void run_states(const StatesArgs& args, const StatesPass& pass, StatesShared<P, N>& sm) {
+template <int P, int N, bool kReverse, bool kBulk>
+__device__ void run_states(const StatesArgs& args, const StatesMaps& maps, StatesShared<P, N>& sm) {
   constexpr int kThreads = 2 * P;
+  const StatesPass& pass = args.pass[kReverse ? 1 : 0];
   const Problem& p = args.problem;
   const int thread = static_cast<int>(threadIdx.x);
   const int h = static_cast<int>(blockIdx.x);
@@ -84,11 +92,35 @@ __device__ void run_states(const StatesArgs& args, const StatesPass& pass, State
   };
   const auto load = [&](int64_t k, int stage) {
     const int64_t first = begin + chunk_of(k) * kChunk;
-    load_tile<P, kThreads>(sm.u[stage], pass.u, first, tokens(k), h, thread);
-    load_tile<N, kThreads>(sm.v[stage], pass.v, first, tokens(k), h, thread);
-    load_steps<kThreads>(sm.cum[stage], sm.step[stage], p, first_slot(begin, b) + chunk_of(k), h, thread);
-    mma::copy_async_commit();
+    const int64_t slot = first_slot(begin, b) + chunk_of(k);
+    if constexpr (kBulk) {
+      if (thread != 0) return;
+      const unsigned full = mma::shared_address(&sm.full[stage]);
+      const auto row = static_cast<int>(first);
+      const int64_t steps = (h * p.slots + slot) * kChunk;
+      constexpr unsigned kBytes =
+          2 * (Tile<P>::elements(kChunk) + Tile<N>::elements(kChunk)) + 2 * kChunk * sizeof(float);
+      hopper::barrier_expect(full, kBytes);
+      hopper::copy_bulk(mma::shared_address(sm.cum[stage]), p.cum + steps, kChunk * sizeof(float), full);
+      hopper::copy_bulk(mma::shared_address(sm.step[stage]), p.step + steps, kChunk * sizeof(float), full);
+      hopper::copy_box(mma::shared_address(sm.u[stage]), maps.u[kReverse ? 1 : 0], full, 0, h / pass.u.heads_per_group,
+                       row);
+      hopper::copy_box(mma::shared_address(sm.v[stage]), maps.v[kReverse ? 1 : 0], full, 0, h / pass.v.heads_per_group,
+                       row);
+    } else {
+      load_tile<P, kThreads>(sm.u[stage], pass.u, first, tokens(k), h, thread);
+      load_tile<N, kThreads>(sm.v[stage], pass.v, first, tokens(k), h, thread);
+      load_steps<kThreads>(sm.cum[stage], sm.step[stage], p, slot, h, thread);
+      mma::copy_async_commit();
+    }
   };
+  if constexpr (kBulk) {
+    if (thread == 0) {
+      for (int i = 0; i < StatesShared<P, N>::kStages; ++i) hopper::barrier_init(mma::shared_address(&sm.full[i]), 1);
+      hopper::barrier_init_fence();
+    }
+    __syncthreads();
+  }
   if (from < to) load(from, 0);
 
   float state[N / 8][4];
@@ -99,15 +131,19 @@ __device__ void run_states(const StatesArgs& args, const StatesPass& pass, State
   float decay = 0.0F;
   for (int64_t k = from; k < to; ++k) {
     const int stage = static_cast<int>((k - from) % 2);
-    mma::copy_async_wait<0>();
-    __syncthreads();
+    if constexpr (kBulk) {
+      hopper::barrier_wait(mma::shared_address(&sm.full[stage]), static_cast<unsigned>((k - from) / 2) & 1U);
+    } else {
+      mma::copy_async_wait<0>();
+    }
+    __syncthreads();  // also: the other stage has been read
     if (k + 1 < to) load(k + 1, 1 - stage);
     if (pass.states != nullptr) {
       const int64_t slot = first_slot(begin, b) + chunk_of(k);
       store_state_bf16<N>(state, pass.states + (slot * p.heads + h) * P * N, row, t);
     }
-    update_state<P, N, kReverse, true>(state, sm.u[stage], sm.v[stage], sm.scaled, sm.cum[stage], sm.step[stage],
-                                       tokens(k), thread);
+    update_state<P, N, kReverse>(state, sm.u[stage], sm.v[stage], sm.scaled, sm.cum[stage], sm.step[stage], tokens(k),
+                                 thread);
     decay += sm.cum[stage][kChunk - 1];
   }
   if (pass.parts != nullptr) {
@@ -121,14 +157,20 @@ __device__ void run_states(const StatesArgs& args, const StatesPass& pass, State
 }
 
 // Grid: (H, B, directions), or (H, B, parts).
-template <int P, int N>
-__global__ void __launch_bounds__(2 * P, P <= 64 ? 3 : 1) states_kernel(const __grid_constant__ StatesArgs args) {
-  extern __shared__ __align__(128) unsigned char memory[];
-  auto& sm = *reinterpret_cast<StatesShared<P, N>*>(memory);
-  if (blockIdx.z == 1 && args.pass[0].parts == nullptr) {
-    run_states<P, N, true>(args, args.pass[1], sm);
-  } else {
-    run_states<P, N, false>(args, args.pass[0], sm);
+template <int P, int N, bool kBulk>
+__global__ void __launch_bounds__(2 * P, P <= 64 ? 3 : 1)
+    states_kernel(const __grid_constant__ StatesArgs args, const __grid_constant__ StatesMaps maps) {
+#ifndef MATVLM_SM90A
+  if constexpr (!kBulk)
+#endif
+  {
+    extern __shared__ __align__(128) unsigned char memory[];
+    auto& sm = *reinterpret_cast<StatesShared<P, N>*>(memory);
+    if (blockIdx.z == 1 && args.pass[0].parts == nullptr) {
+      run_states<P, N, true, kBulk>(args, maps, sm);
+    } else {
+      run_states<P, N, false, kBulk>(args, maps, sm);
+    }
   }
 }
 
