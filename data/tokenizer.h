@@ -1,6 +1,6 @@
-// Byte-level BPE tokenizer of a Hugging Face `tokenizer.json`: added tokens, pre-tokenisation (ByteLevel, or Split by a
-// known pattern and ByteLevel), merges by rank, and back. Every object is complete after construction and const, so
-// threads may share it.
+// Byte-level BPE tokenizer of a Hugging Face `tokenizer.json`: added tokens, normalization form C, pre-tokenisation
+// (ByteLevel, with Digits or Split before it), merges by rank, and back. Every object is complete after construction
+// and const, so threads may share it.
 #pragma once
 
 #include <cstdint>
@@ -13,6 +13,7 @@
 
 #include "core/json.h"
 #include "data/added_tokens.h"
+#include "data/bpe_tables.h"
 #include "data/pretokenizer.h"
 
 namespace matvlm {
@@ -24,8 +25,8 @@ class Tokenizer {
   static Tokenizer read_file(const std::string& path);
   static Tokenizer from_json(const Json& document);
 
-  // Ids of `text`; neither begin nor end tokens are added. Error when the vocabulary lacks a byte of the text and has
-  // no unknown token.
+  // Ids of `text`; neither begin nor end tokens are added. A byte that the vocabulary lacks becomes its unknown token
+  // or, where it has none, nothing, as in Hugging Face tokenizers (SmolLM2's lacks some that are rare).
   std::vector<int32_t> encode(std::string_view text) const;
 
   // Text of `ids`, parts that are not valid UTF-8 replaced by U+FFFD. Ids without a token (a model's head may have more
@@ -56,10 +57,6 @@ class Tokenizer {
     bool used = false;
     bool special = false;
   };
-  struct Merge {
-    int32_t rank = 0;
-    int32_t id = 0;  // of the merged token
-  };
   struct Symbol;
 
   Tokenizer() = default;
@@ -70,20 +67,24 @@ class Tokenizer {
   void read_added_tokens(const Json& list);
   void read_pre_tokenizer(const Json& step);
   void read_post_processor(const Json& step);
+  void make_words();
   void put_token(int64_t id, const std::string& text, const Json& place);
   int32_t id_of_merge_part(const std::string& part, const Json& place) const;
   void encode_text(std::string_view text, std::vector<int32_t>& out) const;
   void encode_word(std::string_view word, std::vector<int32_t>& out) const;
-  const Merge* find_merge(int32_t left, int32_t right) const;
+  void merge_short(std::string_view word, std::vector<int32_t>& out) const;
+  void merge_long(std::string_view word, std::vector<int32_t>& out) const;
 
   Json document_;
   std::string sha256_;
   std::vector<Token> tokens_;  // by id
   std::unordered_map<std::string, int32_t> ids_;
-  std::unordered_map<uint64_t, Merge> merges_;  // left id * 2^32 + right id
-  std::vector<int32_t> byte_ids_;               // 256, -1 where the vocabulary lacks the byte
+  MergeTable merges_;
+  WordTable words_;                // words that become one token, whatever stands around them
+  std::vector<int32_t> byte_ids_;  // 256, -1 where the vocabulary lacks the byte
   int32_t unknown_id_ = -1;
   bool ignore_merges_ = false;  // a word that is a token is taken whole
+  bool nfc_ = false;
   std::vector<SplitPattern> splits_;
   bool byte_level_seen_ = false;
   bool add_prefix_space_ = false;

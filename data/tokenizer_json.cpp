@@ -3,6 +3,7 @@
 
 #include "core/error.h"
 #include "data/byte_alphabet.h"
+#include "data/normalize.h"
 #include "data/sha256.h"
 #include "data/tokenizer.h"
 
@@ -44,10 +45,12 @@ Tokenizer Tokenizer::from_json(const Json& document) {
   out.sha256_ = matvlm::sha256(document.dump());
   out.read_model(document.at("model"));
   out.read_bytes(document.at("model"));
-  out.read_added_tokens(member(document, "added_tokens"));
+  out.make_words();
   for (const Json& step : steps_of(member(document, "normalizer"), "normalizers")) {
-    fail_type(step, "no normalizer: only texts taken as they are are supported");
+    if (step.at("type").as_string() != "NFC") fail_type(step, "'NFC' or no normalizer");
+    out.nfc_ = true;
   }
+  out.read_added_tokens(member(document, "added_tokens"));
   const Json pre_tokenizer = document.at("pre_tokenizer");
   for (const Json& step : steps_of(pre_tokenizer, "pretokenizers")) out.read_pre_tokenizer(step);
   check(out.byte_level_seen_, pre_tokenizer.where(), ": found no ByteLevel step, expected one: not byte-level");
@@ -113,9 +116,9 @@ void Tokenizer::read_merges(const Json& merges) {
       left = line.substr(0, line.find(' '));
       right = line.substr(line.find(' ') + 1);
     }
-    const auto a = static_cast<uint32_t>(id_of_merge_part(left, merge));
-    const auto b = static_cast<uint32_t>(id_of_merge_part(right, merge));
-    merges_[static_cast<uint64_t>(a) << 32U | b] = {static_cast<int32_t>(rank), id_of_merge_part(left + right, merge)};
+    const int32_t a = id_of_merge_part(left, merge);
+    const int32_t b = id_of_merge_part(right, merge);
+    merges_.insert(a, b, {static_cast<int32_t>(rank), id_of_merge_part(left + right, merge)});
   }
 }
 
@@ -152,6 +155,7 @@ void Tokenizer::read_added_tokens(const Json& list) {
     token.normalized = entry.get("normalized", !token.special);
     tokens_[static_cast<size_t>(id)].special = token.special;
     tokens_[static_cast<size_t>(id)].bytes = token.content;
+    if (token.normalized && nfc_) token.content = to_nfc(token.content);
     (token.normalized ? added_normalized_ : added_).add(token);
   }
 }
@@ -165,7 +169,11 @@ void Tokenizer::read_pre_tokenizer(const Json& step) {
     split_after_prefix_ = step.get("use_regex", true);
     return;
   }
-  if (type != "Split") fail_type(step, "'ByteLevel' or 'Split'");
+  if (type == "Digits") {
+    splits_.push_back(step.get("individual_digits", false) ? SplitPattern::each_number : SplitPattern::numbers);
+    return;
+  }
+  if (type != "Split") fail_type(step, "'ByteLevel', 'Split' or 'Digits'");
   const Json regex = step.at("pattern").at("Regex");
   const std::optional<SplitPattern> pattern = known_split_pattern(regex.as_string());
   check(pattern.has_value(), regex.where(), ": found the pattern '", regex.as_string(),

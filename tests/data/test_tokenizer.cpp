@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "data/bpe_trainer.h"
+#include "data/normalize.h"
 #include "data/tokenizer.h"
 #include "data/utf8.h"
 #include "tests/support/temp_dir.h"
@@ -50,8 +51,8 @@ TEST(Tokenizer, MatchesHuggingFaceOnGoldenTexts) {
     EXPECT_EQ(tokenizer->decode(ids, true), entry.at("decoded_skip_special").as_string());
     ++decoded;
   }
-  EXPECT_EQ(cases.size(), 436);
-  EXPECT_EQ(decoded, 327);
+  EXPECT_EQ(cases.size(), 736);
+  EXPECT_EQ(decoded, 567);
 }
 
 TEST(Tokenizer, StreamingGivesTheSameTextAndNeverHalfACharacter) {
@@ -137,7 +138,8 @@ TEST(Tokenizer, BadDocumentsAreNamed) {
   expect_rejected("\"ByteLevel\", \"add", "\"Whitespace\", \"add", "pre_tokenizer.type", "'Whitespace'");
   expect_rejected("\"add_prefix_space\": false", "\"x\": 1", "pre_tokenizer", "add_prefix_space");
   expect_rejected("{\"type\": \"ByteLevel\", \"add_prefix_space\": false}", "null", "pre_tokenizer", "not byte-level");
-  expect_rejected("\"normalizer\": null", "\"normalizer\": {\"type\": \"NFC\"}", "normalizer.type", "'NFC'");
+  expect_rejected("\"normalizer\": null", "\"normalizer\": {\"type\": \"NFD\"}", "normalizer.type",
+                  "'NFD', expected 'NFC' or no normalizer");
   expect_rejected("{\"type\": \"ByteLevel\"}", "{\"type\": \"WordPiece\"}", "decoder.type", "'WordPiece'");
   expect_rejected("\"BPE\"", "\"BPE\", \"byte_fallback\": true", "model.byte_fallback", "true");
   expect_rejected("\"BPE\"", "\"BPE\", \"unk_token\": \"?\"", "model.unk_token", "unknown token '?'");
@@ -160,10 +162,12 @@ TEST(Tokenizer, EmptyTruncatedAndMissingFilesAreNamed) {
   }
 }
 
-TEST(Tokenizer, TextOutsideTheAlphabetIsAnErrorOrUnknown) {
+TEST(Tokenizer, BytesThatTheVocabularyLacksAreLeftOutOrUnknown) {
   const std::string head = R"({"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false}, "model": {)";
   const Tokenizer strict = Tokenizer::from_json(Json::parse(head + R"("vocab": {"a": 0}, "merges": []}})", "t"));
-  EXPECT_TRUE(contains(error_of([&] { strict.encode("ab"); }), "found a text with the character 'b'"));
+  EXPECT_EQ(strict.encode("aba"), (std::vector<int32_t>{0, 0}));
+  EXPECT_TRUE(strict.encode("bb").empty());
+  EXPECT_TRUE(strict.encode(std::string(100, 'b')).empty());
   const Tokenizer lenient = Tokenizer::from_json(
       Json::parse(head + R"("unk_token": "<u>", "vocab": {"a": 0, "<u>": 1}, "merges": []}})", "t"));
   EXPECT_EQ(lenient.encode("aba"), (std::vector<int32_t>{0, 1, 0}));
@@ -175,6 +179,28 @@ TEST(Tokenizer, BeginTokenOfThePostProcessorIsKnown) {
     "post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}},
     {"Sequence": {"id": "A", "type_id": 0}}], "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}}}})";
   EXPECT_EQ(Tokenizer::from_json(Json::parse(text, "t")).prefix_ids(), std::vector<int32_t>{1});
+}
+
+TEST(Tokenizer, FormCIsThatOfTheStandard) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"plain", "plain"},
+      {"e\xCC\x81", "\xC3\xA9"},                                 // e + acute
+      {"\xC3\xA9", "\xC3\xA9"},                                  // composed already
+      {"q\xCC\x87\xCC\xA3", "q\xCC\xA3\xCC\x87"},                // dot above, dot below: ordered, nothing to compose
+      {"s\xCC\x87\xCC\xA3", "\xE1\xB9\xA9"},                     // composes through both
+      {"a\xCC\x81\xCC\x81", "\xC3\xA1\xCC\x81"},                 // the second acute is blocked
+      {"\xE2\x84\xAB", "\xC3\x85"},                              // Angstrom sign
+      {"\xE0\xA5\x98", "\xE0\xA4\x95\xE0\xA4\xBC"},              // excluded from composition
+      {"\xE1\x84\x92\xE1\x85\xA1\xE1\x86\xAB", "\xED\x95\x9C"},  // Hangul, three parts
+      {"\xED\x95\x98\xE1\x86\xAB", "\xED\x95\x9C"},              // a syllable and a trailing consonant
+      {"\xEF\xA9\xB0", "\xE4\xB8\xA6"},                          // compatibility ideograph
+      {"a\xFF\xCC\x81", "a\xFF\xCC\x81"},                        // nothing composes over a broken byte
+  };
+  for (const auto& [text, expected] : cases) {
+    EXPECT_EQ(to_nfc(text), expected);
+    EXPECT_EQ(to_nfc(expected), expected);
+    EXPECT_TRUE(text == std::string(expected) || !is_nfc_quick(text)) << expected;
+  }
 }
 
 TEST(Utf8, RepairAndTailFollowTheStandard) {
