@@ -1,5 +1,5 @@
 // The split of text into words before byte-pair merging, for the patterns that published byte-level tokenizers use.
-// Written by hand: the build needs no regular-expression library with Unicode classes.
+// Written by hand: quicker than a regular-expression library, which is only needed for other patterns (data/regex.h).
 #pragma once
 
 #include <optional>

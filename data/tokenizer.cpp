@@ -134,7 +134,15 @@ void Tokenizer::encode_text(std::string_view text, std::vector<int32_t>& out) co
     for (const std::string_view piece : pieces) split_text(piece, pattern, next);
     pieces.swap(next);
   };
-  for (const SplitPattern pattern : splits_) split_all(pattern);
+  for (const Split& split : splits_) {
+    if (split.known) {
+      split_all(*split.known);
+      continue;
+    }
+    next.clear();
+    for (const std::string_view piece : pieces) split.regex->split(piece, split.keep_gaps, next);
+    pieces.swap(next);
+  }
   if (!add_prefix_space_) {
     if (split_after_prefix_) split_all(SplitPattern::gpt2);
     for (const std::string_view piece : pieces) encode_word(piece, out);

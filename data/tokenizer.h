@@ -15,6 +15,7 @@
 #include "data/added_tokens.h"
 #include "data/bpe_tables.h"
 #include "data/pretokenizer.h"
+#include "data/regex.h"
 
 namespace matvlm {
 
@@ -85,7 +86,13 @@ class Tokenizer {
   int32_t unknown_id_ = -1;
   bool ignore_merges_ = false;  // a word that is a token is taken whole
   bool nfc_ = false;
-  std::vector<SplitPattern> splits_;
+  // One step of pre-tokenisation: a pattern that is known by hand, or a regular expression.
+  struct Split {
+    std::optional<SplitPattern> known;
+    std::optional<Regex> regex;
+    bool keep_gaps = true;
+  };
+  std::vector<Split> splits_;
   bool byte_level_seen_ = false;
   bool add_prefix_space_ = false;
   bool split_after_prefix_ = false;  // ByteLevel's use_regex

@@ -170,21 +170,22 @@ void Tokenizer::read_pre_tokenizer(const Json& step) {
     return;
   }
   if (type == "Digits") {
-    splits_.push_back(step.get("individual_digits", false) ? SplitPattern::each_number : SplitPattern::numbers);
+    splits_.push_back(
+        {step.get("individual_digits", false) ? SplitPattern::each_number : SplitPattern::numbers, {}, true});
     return;
   }
   if (type != "Split") fail_type(step, "'ByteLevel', 'Split' or 'Digits'");
   const Json regex = step.at("pattern").at("Regex");
-  const std::optional<SplitPattern> pattern = known_split_pattern(regex.as_string());
-  check(pattern.has_value(), regex.where(), ": found the pattern '", regex.as_string(),
-        "', expected that of GPT-2, Llama 3 or Qwen 2");
-  // With patterns that cover every character, Isolated and Removed-inverted are the same split.
   const std::string behavior = step.at("behavior").as_string();
   const bool inverted = step.get("invert", false);
   const bool supported = (behavior == "Isolated" && !inverted) || (behavior == "Removed" && inverted);
   check(supported, step.where(), ": found behavior '", behavior, "' with invert ", inverted ? "true" : "false",
         ", expected 'Isolated' without invert");
-  splits_.push_back(*pattern);
+  Split split;
+  split.known = known_split_pattern(regex.as_string());  // those cover every character: there are no gaps
+  if (!split.known) split.regex.emplace(regex.as_string(), regex.where());
+  split.keep_gaps = !inverted;
+  splits_.push_back(std::move(split));
 }
 
 void Tokenizer::read_post_processor(const Json& step) {

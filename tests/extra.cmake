@@ -49,4 +49,9 @@ if(MATVLM_PYTHON)
   add_test(NAME data.tokenizer_peer COMMAND ${MATVLM_PYTHON} ${CMAKE_CURRENT_SOURCE_DIR}/data/tokenizer_peer.py
     $<TARGET_FILE:tokenizer_main> ${CMAKE_CURRENT_SOURCE_DIR}/golden/tokenizer --texts 20000)
   set_tests_properties(data.tokenizer_peer PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 600)
+  if(MATVLM_HAVE_PCRE2)
+    add_test(NAME data.tokenizer_peer_pcre2 COMMAND ${MATVLM_PYTHON} ${CMAKE_CURRENT_SOURCE_DIR}/data/tokenizer_peer.py
+      $<TARGET_FILE:tokenizer_main> ${CMAKE_CURRENT_SOURCE_DIR}/golden/tokenizer/pcre2 --texts 20000)
+    set_tests_properties(data.tokenizer_peer_pcre2 PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 600)
+  endif()
 endif()

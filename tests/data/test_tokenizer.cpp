@@ -2,9 +2,11 @@
 #include <gtest/gtest.h>
 
 #include <functional>
+#include <iterator>
 
 #include "core/error.h"
 #include "core/file.h"
+#include "core/rng.h"
 #include "data/bpe_trainer.h"
 #include "data/normalize.h"
 #include "data/tokenizer.h"
@@ -33,11 +35,16 @@ std::vector<int32_t> ids_of(const Json& list) {
   return out;
 }
 
-TEST(Tokenizer, MatchesHuggingFaceOnGoldenTexts) {
-  const Json cases = Json::read_file(kGolden + "cases.json");
+// Number of texts compared, and of those whose decoded text was compared as well.
+struct Compared {
+  int64_t encoded = 0;
+  int64_t decoded = 0;
+};
+Compared compare_golden(const std::string& file) {
+  const Json cases = Json::read_file(kGolden + file);
   std::string name;
   std::optional<Tokenizer> tokenizer;
-  int64_t decoded = 0;
+  Compared out;
   for (int64_t i = 0; i < cases.size(); ++i) {
     const Json entry = cases.at(i);
     if (entry.at("tokenizer").as_string() != name) {
@@ -46,13 +53,78 @@ TEST(Tokenizer, MatchesHuggingFaceOnGoldenTexts) {
     }
     const std::vector<int32_t> ids = ids_of(entry.at("ids"));
     EXPECT_EQ(tokenizer->encode(entry.at("text").as_string()), ids) << name << " " << entry.at("text").dump();
+    ++out.encoded;
     if (!entry.has("decoded")) continue;  // Hugging Face does not give added tokens outside ASCII back
     EXPECT_EQ(tokenizer->decode(ids, false), entry.at("decoded").as_string());
     EXPECT_EQ(tokenizer->decode(ids, true), entry.at("decoded_skip_special").as_string());
-    ++decoded;
+    ++out.decoded;
   }
-  EXPECT_EQ(cases.size(), 736);
-  EXPECT_EQ(decoded, 567);
+  return out;
+}
+
+TEST(Tokenizer, MatchesHuggingFaceOnGoldenTexts) {
+  const Compared compared = compare_golden("cases.json");
+  EXPECT_EQ(compared.encoded, 736);
+  EXPECT_EQ(compared.decoded, 567);
+}
+
+// Why a pattern cannot be used in this build, or nothing.
+std::string regex_error(const std::string& pattern) {
+  return error_of([&] { Regex(pattern, "here"); });
+}
+
+TEST(Tokenizer, OtherPatternsNeedPcre2) {
+  if (!regex_error("a").empty()) {
+    EXPECT_EQ(regex_error("a"),
+              "here: found the pattern 'a', expected that of GPT-2, Llama 3 or Qwen 2: this build has no PCRE2 "
+              "(libpcre2-dev)");
+    EXPECT_TRUE(contains(error_of([] { compare_golden("pcre2/cases.json"); }), "pcre2/gpt4o.json: key"));
+    return;
+  }
+  const Compared compared = compare_golden("pcre2/cases.json");
+  EXPECT_EQ(compared.encoded, 120);
+  EXPECT_EQ(compared.decoded, 120);
+  EXPECT_TRUE(contains(regex_error("(a"), "here: found the pattern '(a', which is no regular expression: "));
+}
+
+// The matchers written by hand against the expressions that they stand for.
+TEST(Pretokenizer, MatchersDoWhatTheirExpressionsSay) {
+  if (!regex_error("a").empty()) return;  // OtherPatternsNeedPcre2 has looked at the message
+  const std::string llama3 =
+      R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+  std::string qwen2 = llama3;
+  qwen2.erase(qwen2.find("{1,3}"), 5);
+  const std::pair<SplitPattern, Regex> pairs[] = {
+      {SplitPattern::gpt2,
+       Regex(R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)", "gpt2")},
+      {SplitPattern::llama3, Regex(llama3, "llama3")},
+      {SplitPattern::qwen2, Regex(qwen2, "qwen2")},
+      {SplitPattern::each_number, Regex(R"(\p{N})", "each")},
+      {SplitPattern::numbers, Regex(R"(\p{N}+)", "all")}};
+  EXPECT_EQ(known_split_pattern(llama3), SplitPattern::llama3);
+  EXPECT_EQ(known_split_pattern(qwen2), SplitPattern::qwen2);
+  const std::string ends[] = {"'s", "'RE", "'ll", " ",  "  ", "\n", "\r\n",    "\t",
+                              "a",  "Z",   "7",   "42", "!",  "?!", "\xC2\xA0"};
+  for (uint64_t i = 0; i < 3000; ++i) {
+    const Rng rng{5, i};
+    std::string text;
+    for (uint64_t k = 0; k < 1 + rng.below(0, 30); ++k) {
+      if (rng.below(3 * k + 1, 2) == 0) {
+        text += ends[rng.below(3 * k + 2, std::size(ends))];
+        continue;
+      }
+      // Any code point of the first three planes' older blocks, surrogates left out.
+      const auto code = static_cast<uint32_t>(rng.below(3 * k + 3, 0x2000));
+      append_utf8(text, code);
+    }
+    for (const auto& [pattern, regex] : pairs) {
+      std::vector<std::string_view> by_hand;
+      std::vector<std::string_view> by_regex;
+      split_text(text, pattern, by_hand);
+      regex.split(text, true, by_regex);
+      ASSERT_EQ(by_hand, by_regex) << Json::of(text).dump();
+    }
+  }
 }
 
 TEST(Tokenizer, StreamingGivesTheSameTextAndNeverHalfACharacter) {
@@ -144,9 +216,9 @@ TEST(Tokenizer, BadDocumentsAreNamed) {
   expect_rejected("\"BPE\"", "\"BPE\", \"byte_fallback\": true", "model.byte_fallback", "true");
   expect_rejected("\"BPE\"", "\"BPE\", \"unk_token\": \"?\"", "model.unk_token", "unknown token '?'");
   const std::string split =
-      R"({"type": "Sequence", "pretokenizers": [{"type": "Split", "pattern": {"Regex": "\\w+"}, "behavior": "Isolated"}]})";
+      R"({"type": "Sequence", "pretokenizers": [{"type": "Split", "pattern": {"Regex": "(\\w+"}, "behavior": "Isolated"}]})";
   expect_rejected("{\"type\": \"ByteLevel\", \"add_prefix_space\": false}", split, "pretokenizers[0].pattern.Regex",
-                  "GPT-2, Llama 3 or Qwen 2");
+                  "found the pattern '(\\w+'");
 }
 
 TEST(Tokenizer, EmptyTruncatedAndMissingFilesAreNamed) {
