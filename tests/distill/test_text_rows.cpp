@@ -1,5 +1,8 @@
-// Texts that share a row: the same losses and gradients as texts in rows of their own, for a Llama-like model.
+// Language models without pictures: texts that share a row have the same losses and gradients as texts in rows of
+// their own; a head that is the embedding.
 #include <gtest/gtest.h>
+
+#include <map>
 
 #include "tests/support/op_check.h"
 #include "tests/support/tiny_model.h"
@@ -68,6 +71,59 @@ TEST(TextRows, ARowIsOneSampleOfThePublishedReduction) {
   const Result mean = run(*models, token, text_batch({0, 9, 17}, {0, 4, 9, 17}));
   // Sum over positions, mean over the two rows.
   EXPECT_NEAR(own.terms.logit, mean.terms.logit * 17 / 2, 1e-5 * own.terms.logit);
+}
+
+// A trained embedding that is the head as well gets both gradients: that of a model whose head is another tensor with
+// the same values, added up.
+TEST(TiedHead, TheTrainedEmbeddingGetsBothGradients) {
+  StudentConfig student = tiny_student();
+  student.trainable = {"*embed_tokens*", "*lm_head*"};
+  const ValueSource tied_values = tiny_values(tiny_llama_config());
+  const ValueSource values = [&](const std::string& name) {
+    return tied_values(name == "language_model.lm_head.weight" ? "language_model.model.embed_tokens.weight" : name);
+  };
+  std::map<std::string, std::vector<float>> found[2];
+  for (const bool tied : {true, false}) {
+    ModelConfig config = tiny_llama_config();
+    config.text.tied_head = tied;
+    config.mamba.ssm_layers = student.ssm_layers;
+    const ValueSource all = [&](const std::string& name) {
+      for (const int64_t layer : student.ssm_layers) {
+        for (const ModelTensor& t : mamba_tensors(config, layer)) {
+          if (t.name == name) return init_mamba_tensor(config, layer, t, &values, 5);
+        }
+      }
+      return values(name);
+    };
+    StudentConfig trained = student;
+    if (tied) trained.trainable = {"*embed_tokens*"};
+    const ModelWeights weights = make_weights(
+        ctx(), config, DType::f32, [&](const std::string& name) { return is_trained(trained, name); }, all);
+    const Vlm model = make_vlm(weights, config);
+    Models models;
+    models.student = &model;
+    LossConfig loss;
+    loss.logit = LogitLossKind::none;
+    loss.layer = LayerLossKind::none;
+    loss.ce_weight = 1.0;
+    const MicroBatch batch = text_batch({0, 9, 17}, {0, 4, 9, 17});
+    weights.store().zero_grad(ctx());
+    const SplicedRows rows = splice_for(models, batch);
+    std::map<std::string, int> finished;
+    run_micro_batch(ctx(), models, loss, batch, rows, count_rows(rows, loss.positions), true,
+                    [&](Parameter& p) { ++finished[p.name]; });
+    for (const auto& [name, count] : finished) EXPECT_EQ(count, 1) << name;
+    for (const auto& p : weights.store().parameters()) found[tied ? 0 : 1][p->name] = p->grad.to_floats(ctx());
+  }
+  const std::string embed = "language_model.model.embed_tokens.weight";
+  std::vector<float> sum = found[1].at(embed);
+  const std::vector<float>& head = found[1].at("language_model.lm_head.weight");
+  for (size_t i = 0; i < sum.size(); ++i) sum[i] += head[i];
+  EXPECT_LE(relative_error(found[0].at(embed), sum), 1e-6);
+  for (const auto& [name, gradient] : found[0]) {
+    if (name == embed) continue;
+    EXPECT_EQ(gradient, found[1].at(name)) << name;
+  }
 }
 
 }  // namespace
