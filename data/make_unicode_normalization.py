@@ -32,7 +32,14 @@ for line in open(folder + "/UnicodeData.txt", encoding="ascii"):
         classes[code] = int(fields[3])
     if fields[5] and not fields[5].startswith("<"):
         parts[code] = [int(c, 16) for c in fields[5].split()]
-pairs = sorted((p[0], p[1], c) for c, p in parts.items() if len(p) == 2 and c not in excluded)
+pairs = sorted((c, p[0], p[1]) for c, p in parts.items() if len(p) == 2)
+singles = sorted((c, p[0]) for c, p in parts.items() if len(p) == 1)
+runs = []  # of code points that follow each other and each stand for one other
+for i, (code, _) in enumerate(singles):
+    if runs and code == runs[-1][0] + runs[-1][1]:
+        runs[-1][1] += 1
+    else:
+        runs.append([code, 1, i])
 
 
 def table(declaration, cells):
@@ -65,15 +72,18 @@ namespace {
 
 // clang-format off''')
 print(table("CombiningRange kCombining", ["{0x%X, 0x%X, %d}" % tuple(r) for r in ranges()]))
-print(table("Decomposition kDecompositions",
-            ["{0x%X, 0x%X, 0x%X}" % (c, p[0], p[1] if len(p) == 2 else 0) for c, p in sorted(parts.items())]))
-print(table("Composition kCompositions", ["{0x%X, 0x%X, 0x%X}" % p for p in pairs]), end="")
+print(table("DecompositionPair kPairs", ["{0x%X, 0x%X, 0x%X}" % p for p in pairs]))
+print(table("uint32_t kExcluded", ["0x%X" % c for c, _, _ in pairs if c in excluded]))
+print(table("SingleRun kSingleRuns", ["{0x%X, %d, %d}" % tuple(r) for r in runs]))
+print(table("uint32_t kSingles", ["0x%X" % p for _, p in singles]), end="")
 print('''// clang-format on
 
 }  // namespace
 
 std::span<const CombiningRange> combining_ranges() { return kCombining; }
-std::span<const Decomposition> decompositions() { return kDecompositions; }
-std::span<const Composition> compositions() { return kCompositions; }
+std::span<const DecompositionPair> decomposition_pairs() { return kPairs; }
+std::span<const uint32_t> composition_exclusions() { return kExcluded; }
+std::span<const SingleRun> single_runs() { return kSingleRuns; }
+std::span<const uint32_t> single_targets() { return kSingles; }
 
 }  // namespace matvlm''')

@@ -23,6 +23,22 @@ uint32_t combining_class(uint32_t code) {
   return after != ranges.begin() && code <= std::prev(after)->last ? std::prev(after)->combining_class : 0;
 }
 
+using Pair = std::pair<uint32_t, uint32_t>;
+
+// Pairs that compose and what they compose to, in rising order.
+const std::vector<std::pair<Pair, uint32_t>>& compositions() {
+  static const auto made = [] {
+    std::vector<std::pair<Pair, uint32_t>> out;
+    const auto excluded = composition_exclusions();
+    for (const DecompositionPair& d : decomposition_pairs()) {
+      if (!std::binary_search(excluded.begin(), excluded.end(), d.code)) out.push_back({{d.first, d.second}, d.code});
+    }
+    std::sort(out.begin(), out.end());
+    return out;
+  }();
+  return made;
+}
+
 // Code points below 0x30000 that may change: those with a class, those that form C replaces, and those that may be the
 // second of a pair.
 class Unstable {
@@ -31,15 +47,10 @@ class Unstable {
     for (const CombiningRange& r : combining_ranges()) {
       for (uint32_t code = r.first; code <= r.last; ++code) bits_[code] = true;
     }
-    for (const Composition& c : compositions()) bits_[c.second] = true;
-    // A pair's code decomposes as well, but composes to itself.
-    for (const Decomposition& d : decompositions()) {
-      const std::pair<uint32_t, uint32_t> pair{d.first, d.second};
-      const auto all = compositions();
-      const bool back = std::any_of(all.begin(), all.end(), [&](const Composition& c) {
-        return c.first == pair.first && c.second == pair.second && c.code == d.code;
-      });
-      if (!back) bits_[d.code] = true;
+    for (const auto& [pair, code] : compositions()) bits_[pair.second] = true;
+    for (const uint32_t code : composition_exclusions()) bits_[code] = true;
+    for (const SingleRun& run : single_runs()) {
+      for (uint32_t i = 0; i < run.count; ++i) bits_[run.first + i] = true;
     }
     for (uint32_t i = 0; i < kVowelCount; ++i) bits_[kVowels + i] = true;
     for (uint32_t i = 1; i < kTrailingCount; ++i) bits_[kTrailing + i] = true;
@@ -49,6 +60,16 @@ class Unstable {
  private:
   std::vector<bool> bits_;
 };
+
+// The code point that `code` alone stands for, or 0.
+uint32_t single_target(uint32_t code) {
+  const auto runs = single_runs();
+  const auto after = std::upper_bound(runs.begin(), runs.end(), code,
+                                      [](uint32_t value, const SingleRun& r) { return value < r.first; });
+  if (after == runs.begin()) return 0;
+  const SingleRun& run = *std::prev(after);
+  return code - run.first < run.count ? single_targets()[run.begin + (code - run.first)] : 0;
+}
 
 struct Point {
   uint32_t code;  // kInvalidCode: the bytes stand for themselves
@@ -64,15 +85,16 @@ void decompose(uint32_t code, std::vector<Point>& out) {
     if (index % kTrailingCount != 0) out.push_back({kTrailing + index % kTrailingCount, 0, {}});
     return;
   }
-  const auto table = decompositions();
+  if (const uint32_t target = single_target(code); target != 0) return decompose(target, out);
+  const auto table = decomposition_pairs();
   const auto place = std::lower_bound(table.begin(), table.end(), code,
-                                      [](const Decomposition& d, uint32_t value) { return d.code < value; });
+                                      [](const DecompositionPair& d, uint32_t value) { return d.code < value; });
   if (place == table.end() || place->code != code) {
     out.push_back({code, combining_class(code), {}});
     return;
   }
   decompose(place->first, out);
-  if (place->second != 0) decompose(place->second, out);
+  decompose(place->second, out);
 }
 
 // The code point that stands for the pair, or 0.
@@ -83,12 +105,11 @@ uint32_t compose(uint32_t first, uint32_t second) {
   const bool open =
       first >= kSyllables && first < kSyllables + kSyllableCount && (first - kSyllables) % kTrailingCount == 0;
   if (open && second > kTrailing && second < kTrailing + kTrailingCount) return first + (second - kTrailing);
-  const auto table = compositions();
-  const std::pair<uint32_t, uint32_t> pair{first, second};
-  const auto place = std::lower_bound(table.begin(), table.end(), pair, [](const Composition& c, const auto& value) {
-    return std::pair<uint32_t, uint32_t>{c.first, c.second} < value;
-  });
-  return place != table.end() && place->first == first && place->second == second ? place->code : 0;
+  const auto& table = compositions();
+  const Pair pair{first, second};
+  const auto place = std::lower_bound(table.begin(), table.end(), pair,
+                                      [](const auto& c, const Pair& value) { return c.first < value; });
+  return place != table.end() && place->first == pair ? place->second : 0;
 }
 
 // Runs of points with a class in the order of the classes.

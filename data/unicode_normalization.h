@@ -13,20 +13,23 @@ struct CombiningRange {
   uint32_t last;
   uint32_t combining_class;
 };
-struct Decomposition {
+struct DecompositionPair {
   uint32_t code;
-  uint32_t first;
-  uint32_t second;  // 0: one code point takes another's place
-};
-struct Composition {
   uint32_t first;
   uint32_t second;
-  uint32_t code;
+};
+// Code points first, first + 1, ..., each of which stands for one other: single_targets()[begin], [begin + 1], ...
+struct SingleRun {
+  uint32_t first;
+  uint32_t count;
+  uint32_t begin;
 };
 
 // All in rising order.
 std::span<const CombiningRange> combining_ranges();
-std::span<const Decomposition> decompositions();
-std::span<const Composition> compositions();
+std::span<const DecompositionPair> decomposition_pairs();
+std::span<const uint32_t> composition_exclusions();  // codes of pairs that are taken apart but not put together
+std::span<const SingleRun> single_runs();
+std::span<const uint32_t> single_targets();
 
 }  // namespace matvlm
