@@ -123,9 +123,12 @@ int run_eval(Process& process, const EvalArgs& args) {
   expected.vocab_size = model.config.text.vocab;
   expected.tokens_per_image = model.config.tokens_per_image();
   expected.text_only = !model.config.vision;
-  expected.tokenizer_sha256 = tokenizer.sha256();
   const Dataset data(args.data, expected);
-  if (data.is_text() || args.perplexity) return run_perplexity(runtime, args, model, data, dtype);
+  if (data.is_text() || args.perplexity) {
+    check(data.info().tokenizer_sha256 == tokenizer.sha256(), args.data, ": found tokenizer_sha256 ",
+          data.info().tokenizer_sha256, ", expected that of the model's tokenizer, ", tokenizer.sha256());
+    return run_perplexity(runtime, args, model, data, dtype);
+  }
   const EvalSet set(data, tokenizer, EvalHistory::none);
   const int64_t n = args.samples > 0 ? std::min(args.samples, set.size()) : set.size();
   check(n > 0, args.data, ": no questions to evaluate");
