@@ -193,4 +193,34 @@ std::string to_nfc(std::string_view text) {
   return out;
 }
 
+std::string replace_all(std::string_view text, std::string_view from, std::string_view to) {
+  std::string out;
+  for (size_t at = 0;;) {
+    const size_t hit = text.find(from, at);
+    out += text.substr(at, hit - at);
+    if (hit == std::string_view::npos) return out;
+    out += to;
+    at = hit + from.size();
+  }
+}
+
+bool TextNormalizer::keeps(std::string_view text) const {
+  return std::all_of(steps_.begin(), steps_.end(),
+                     [&](const Step& step) { return step.kind == Kind::nfc && is_nfc_quick(text); });
+}
+
+std::string TextNormalizer::apply(std::string_view text) const {
+  std::string out(text);
+  for (const Step& step : steps_) {
+    if (step.kind == Kind::nfc) {
+      out = to_nfc(out);
+    } else if (step.kind == Kind::replace) {
+      out = replace_all(out, step.first, step.second);
+    } else if (!out.empty()) {
+      out = step.first + out;
+    }
+  }
+  return out;
+}
+
 }  // namespace matvlm

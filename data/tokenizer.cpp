@@ -20,12 +20,6 @@ constexpr size_t kShortWord = 32;  // bytes; longer ones are merged by a heap
 
 }  // namespace
 
-struct Tokenizer::Symbol {
-  int32_t id;
-  int64_t previous;
-  int64_t next;  // -1 at the end
-};
-
 void Tokenizer::encode_word(std::string_view word, std::vector<int32_t>& out) const {
   if (const int32_t id = words_.find(word); id >= 0) {
     out.push_back(id);
@@ -70,17 +64,24 @@ void Tokenizer::merge_short(std::string_view word, std::vector<int32_t>& out) co
   out.insert(out.end(), ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(n));
 }
 
-// The same for words of any length: candidates wait in a heap; one whose symbols have changed meanwhile is recognised
-// by its ids and dropped.
 void Tokenizer::merge_long(std::string_view word, std::vector<int32_t>& out) const {
   std::vector<Symbol> symbols;
   symbols.reserve(word.size());
   for (const char byte : word) {
     const int32_t id = byte_ids_[static_cast<uint8_t>(byte)];
-    const auto at = static_cast<int64_t>(symbols.size());
-    if (id >= 0) symbols.push_back({id, at - 1, at + 1});
+    if (id >= 0) symbols.push_back({id, 0, 0});
   }
+  merge_symbols(symbols, out);
+}
+
+// The same for words of any length: candidates wait in a heap; one whose symbols have changed meanwhile is recognised
+// by its ids and dropped. Only the ids of `symbols` are read.
+void Tokenizer::merge_symbols(std::vector<Symbol>& symbols, std::vector<int32_t>& out) const {
   if (symbols.empty()) return;
+  for (size_t i = 0; i < symbols.size(); ++i) {
+    symbols[i].previous = static_cast<int64_t>(i) - 1;
+    symbols[i].next = static_cast<int64_t>(i) + 1;
+  }
   symbols.back().next = -1;
   using Candidate = std::tuple<int32_t, int64_t, int32_t, int32_t, int32_t>;  // rank, position, left, right, merged
   std::priority_queue<Candidate, std::vector<Candidate>, std::greater<>> queue;
@@ -113,6 +114,15 @@ void Tokenizer::merge_long(std::string_view word, std::vector<int32_t>& out) con
 void Tokenizer::make_words() {
   std::vector<int32_t> ids;
   for (size_t id = 0; id < tokens_.size(); ++id) {
+    if (characters_) {
+      if (!tokens_[id].used || tokens_[id].text.empty()) continue;
+      std::vector<Symbol> symbols = symbols_of(tokens_[id].text);
+      ids.clear();
+      if (!ignore_merges_) merge_symbols(symbols, ids);
+      const bool whole = ids.size() == 1 && ids.front() == static_cast<int32_t>(id);
+      if (whole || ignore_merges_) words_.insert(tokens_[id].text, static_cast<int32_t>(id));
+      continue;
+    }
     const std::optional<std::string> bytes = from_byte_characters(tokens_[id].text);
     if (!tokens_[id].used || !bytes || bytes->empty()) continue;
     const auto known = [this](char byte) { return byte_ids_[static_cast<uint8_t>(byte)] >= 0; };
@@ -174,11 +184,14 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text) const {
     inner.clear();
     std::string normalized;
     std::string_view content = piece.text;
-    if (nfc_ && !is_nfc_quick(content)) content = normalized = to_nfc(content);
+    if (!normalizer_.keeps(content)) content = normalized = normalizer_.apply(content);
     added_normalized_.split(content, inner);
     for (const TextPiece& part : inner) {
       if (part.id >= 0) {
         out.push_back(part.id);
+      } else if (characters_) {
+        const bool at_start = piece.text.data() == text.data() && part.text.data() == content.data();
+        encode_characters(part.text, at_start, out);
       } else {
         encode_text(part.text, out);
       }
@@ -200,19 +213,32 @@ std::optional<int32_t> Tokenizer::token_to_id(std::string_view token) const {
   return place == ids_.end() ? std::nullopt : std::optional<int32_t>(place->second);
 }
 
+std::string Tokenizer::first_token_bytes(int32_t id) const {
+  std::string bytes = token_bytes(id);
+  if (first_without_spaces_) std::erase(bytes, ' ');
+  return bytes;
+}
+
 std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special) const {
-  std::string bytes;
-  for (const int32_t id : ids) {
-    if (!(skip_special && is_special(id))) bytes += token_bytes(id);
-  }
-  return repair_utf8(bytes);
+  StreamDecoder stream(*this, skip_special);
+  std::string text;
+  for (const int32_t id : ids) text += stream.add(id);
+  return text + stream.finish();
 }
 
 void Tokenizer::save(const std::string& path) const { write_file_atomic(path, document_.dump(1) + "\n"); }
 
+StreamDecoder::StreamDecoder(const Tokenizer& tokenizer, bool skip_special)
+    : tokenizer_(tokenizer), skip_special_(skip_special), to_strip_(tokenizer.strip_start()) {}
+
 std::string StreamDecoder::add(int32_t id) {
   if (skip_special_ && tokenizer_.is_special(id)) return {};
-  held_ += tokenizer_.token_bytes(id);
+  held_ += started_ ? tokenizer_.token_bytes(id) : tokenizer_.first_token_bytes(id);
+  started_ = true;
+  while (to_strip_ > 0 && !held_.empty()) {
+    to_strip_ = held_.front() == ' ' ? to_strip_ - 1 : 0;
+    if (held_.front() == ' ') held_.erase(0, 1);
+  }
   const auto complete = held_.size() - static_cast<size_t>(incomplete_utf8_tail(held_));
   std::string out = repair_utf8(std::string_view(held_).substr(0, complete));
   held_.erase(0, complete);
