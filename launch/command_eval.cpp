@@ -63,6 +63,7 @@ Answers answer(Context& ctx, const LoadedModel& model, const Tokenizer& tokenize
   GenerateOptions options;
   options.max_new_tokens = args.max_new_tokens;
   options.end_token = tokenizer.token_to_id(data.form().end_token).value_or(-1);
+  options.other_end_tokens = model.config.text.end_tokens;
   Answers out;
   const auto start = std::chrono::steady_clock::now();
   for (size_t begin = 0; begin < questions.size(); begin += static_cast<size_t>(args.micro)) {

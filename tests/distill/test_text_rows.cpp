@@ -4,6 +4,8 @@
 
 #include <map>
 
+#include "autograd/ops/head_loss.h"
+#include "distill/generate.h"
 #include "tests/support/op_check.h"
 #include "tests/support/tiny_model.h"
 
@@ -71,6 +73,34 @@ TEST(TextRows, ARowIsOneSampleOfThePublishedReduction) {
   const Result mean = run(*models, token, text_batch({0, 9, 17}, {0, 4, 9, 17}));
   // Sum over positions, mean over the two rows.
   EXPECT_NEAR(own.terms.logit, mean.terms.logit * 17 / 2, 1e-5 * own.terms.logit);
+}
+
+// Attention and Mamba layers between sequential residuals: what is generated token by token is the arg max of whole
+// passes.
+TEST(TextRows, AHybridGeneratesWhatWholePassesSay) {
+  for (const int64_t kv_heads : {1, 2, 4}) {
+    const auto models = make_tiny_llama(ctx(), tiny_student(), kv_heads);
+    TokenRows prompts;
+    prompts.ids = {3, 1, 4, 1, 5, 9, 2};
+    prompts.cu = {0, 3, 7};
+    prompts.image_of_row = {-1, -1};
+    GenerateOptions options;
+    options.max_new_tokens = 8;
+    const auto answers = generate_tokens(ctx(), models->student, prompts, Tensor(), DType::f32, options);
+    for (size_t b = 0; b < 2; ++b) {
+      std::vector<int32_t> ids(prompts.ids.begin() + prompts.cu[b], prompts.ids.begin() + prompts.cu[b + 1]);
+      ASSERT_EQ(answers[b].size(), 8U);
+      for (const int32_t token : answers[b]) {
+        Graph g(ctx(), false);
+        const auto n = static_cast<int64_t>(ids.size());
+        const LanguageModel& text = models->student.text;
+        const Var h = run_text(g, text, run_embedding(g, text, Var(), {ids, {}, {0, n}}), make_pass(ctx(), {0, n}));
+        const Tensor logits = head_logits(ctx(), h.value(), text.head.weight.value, text.head.bias.value);
+        ASSERT_EQ(argmax_rows(ctx(), logits).back(), token) << "row " << b << ", " << kv_heads << " key/value heads";
+        ids.push_back(token);
+      }
+    }
+  }
 }
 
 // A trained embedding that is the head as well gets both gradients: that of a model whose head is another tensor with
