@@ -21,6 +21,21 @@
 
 namespace matvlm {
 
+// Models of characters, not bytes.
+struct CharacterModel {
+  std::unordered_map<uint32_t, int32_t> ids;  // by code point
+  std::vector<int32_t> bytes;                 // of <0x00> to <0xFF>, -1 where missing; empty: no byte_fallback
+  bool fuse_unknown = false;                  // unknown characters that follow each other are one token
+};
+
+// Spaces as a visible character (the Metaspace step of such models).
+struct Metaspace {
+  enum class Prepend { always, first, never };
+  std::string replacement;
+  Prepend prepend = Prepend::always;
+  bool split = true;  // into words that begin with it
+};
+
 class Tokenizer {
  public:
   // Errors name the file and the key: unknown model type, normalizer, pattern or decoder; missing keys; duplicate ids;
@@ -110,20 +125,7 @@ class Tokenizer {
     bool keep_gaps = true;
   };
   std::vector<Split> splits_;
-  // Models of characters, not bytes.
-  struct Characters {
-    std::unordered_map<uint32_t, int32_t> ids;  // by code point
-    std::vector<int32_t> bytes;                 // of <0x00> to <0xFF>, -1 where missing; empty: no byte_fallback
-    bool fuse_unknown = false;                  // unknown characters that follow each other are one token
-  };
-  std::optional<Characters> characters_;
-  // Spaces as a visible character (the Metaspace step of such models).
-  struct Metaspace {
-    enum class Prepend { always, first, never };
-    std::string replacement;
-    Prepend prepend = Prepend::always;
-    bool split = true;  // into words that begin with it
-  };
+  std::optional<CharacterModel> characters_;  // not byte-level
   std::optional<Metaspace> metaspace_;
   int64_t strip_start_ = 0;            // spaces that decoding takes from the beginning of a text
   bool first_without_spaces_ = false;  // decoding takes every space of the first token

@@ -9,7 +9,7 @@
 namespace matvlm {
 
 void Tokenizer::read_characters(const Json& model) {
-  Characters& c = *characters_;
+  CharacterModel& c = *characters_;
   c.fuse_unknown = model.get("fuse_unk", false);
   const std::string unknown = model.get("unk_token", "");
   if (!unknown.empty()) unknown_id_ = id_of_merge_part(unknown, model.at("unk_token"));
@@ -32,7 +32,7 @@ void Tokenizer::read_characters(const Json& model) {
 
 // Ids of the characters; an unknown one waits for the next known one, as in Hugging Face tokenizers.
 std::vector<Tokenizer::Symbol> Tokenizer::symbols_of(std::string_view text) const {
-  const Characters& c = *characters_;
+  const CharacterModel& c = *characters_;
   std::vector<Symbol> out;
   int64_t unknown = 0;
   const auto flush = [&] {

@@ -19,7 +19,7 @@ const std::vector<std::string> kModels = {"llama", "llama3", "linear", "qwen2", 
 
 SplicedRows row_of(const std::vector<int32_t>& ids) { return {ids, {}, {0, static_cast<int64_t>(ids.size())}}; }
 
-Tensor logits_of(Context& ctx, const LoadedModel& model, const std::vector<int32_t>& ids, Pass pass) {
+Tensor logits_of(Context& ctx, const LoadedModel& model, const std::vector<int32_t>& ids, const Pass& pass) {
   Graph g(ctx, false);
   const Var h = run_text(g, model.vlm.text, run_embedding(g, model.vlm.text, Var(), row_of(ids)), pass);
   const Affine& head = model.vlm.text.head;
