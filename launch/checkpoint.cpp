@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "core/hash.h"
+#include "core/safetensors.h"
 #include "core/json.h"
 
 namespace matvlm {
@@ -71,7 +72,7 @@ void check_slots(const std::vector<Slot>& slots, const TensorSource& source, boo
       append_problem(problems, cat("missing '", slot.name, "' ", shape_string(slot.tensor.shape())));
       continue;
     }
-    const SafetensorsInfo& info = source.info(slot.name);
+    const TensorInfo& info = source.info(slot.name);
     if (info.shape != slot.tensor.shape()) {
       append_problem(problems, cat("'", slot.name, "' has shape ", shape_string(info.shape), ", expected ",
                                    shape_string(slot.tensor.shape())));

@@ -13,7 +13,7 @@
 
 #include "autograd/parameter.h"
 #include "core/context.h"
-#include "core/safetensors.h"
+#include "core/tensor_source.h"
 
 namespace matvlm {
 

@@ -8,7 +8,7 @@
 #include <iostream>
 
 #include "core/error.h"
-#include "core/safetensors.h"
+#include "core/tensor_source.h"
 #include "core/tensor.h"
 #include "data/batch.h"
 #include "data/dataset.h"
@@ -45,7 +45,7 @@ std::string value_stats(const std::vector<float>& values) {
   return cat(text, bad > 0 ? cat("  not finite ", bad) : "");
 }
 
-bool is_float(const SafetensorsInfo& info) {
+bool is_float(const TensorInfo& info) {
   return info.dtype && (*info.dtype == DType::f32 || *info.dtype == DType::bf16 || *info.dtype == DType::f16 ||
                         *info.dtype == DType::f64);
 }
@@ -56,7 +56,7 @@ void print_tensors(const TensorSource& source, bool stats) {
   int64_t values = 0;
   int64_t bytes = 0;
   for (const std::string& name : source.names()) {
-    const SafetensorsInfo& info = source.info(name);
+    const TensorInfo& info = source.info(name);
     std::cout << std::left << std::setw(static_cast<int>(width) + 2) << name << std::setw(6) << info.type
               << shape_string(info.shape);
     if (stats && is_float(info)) std::cout << value_stats(source.read_floats(name));

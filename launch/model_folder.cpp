@@ -8,6 +8,7 @@
 
 #include "core/file.h"
 #include "core/log.h"
+#include "core/safetensors.h"
 #include "distill/student.h"
 #include "launch/checkpoint.h"
 
@@ -103,7 +104,7 @@ void write_tensors(const RunTensors& tensors, const std::string& path, DType dty
     own.insert(t.name);
   }
   for (const std::string& name : extra_names(tensors)) {
-    const SafetensorsInfo& info = tensors.frozen->info(name);
+    const TensorInfo& info = tensors.frozen->info(name);
     specs.push_back({name, *info.dtype, info.shape});
   }
   SafetensorsWriter writer(path, specs);

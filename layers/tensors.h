@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "core/safetensors.h"
+#include "core/tensor_source.h"
 #include "core/tensor.h"
 #include "layers/config.h"
 

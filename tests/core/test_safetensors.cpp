@@ -1,5 +1,6 @@
 // safetensors: round trips, every rule of the format broken once (and the message read), sharded folders.
 #include "core/safetensors.h"
+#include "core/tensor_source.h"
 
 #include <gtest/gtest.h>
 
@@ -106,7 +107,7 @@ TEST_F(Safetensors, RoundTripOfEveryWritableType) {
   EXPECT_EQ(source.info("narrow").type, "BF16");
   EXPECT_EQ(source.metadata(), (std::map<std::string, std::string>{{"format", "pt"}}));
   const SafetensorsFile file(path);
-  for (const SafetensorsInfo& info : file.infos()) {  // aligned for every reader
+  for (const TensorInfo& info : file.infos()) {  // aligned for every reader
     const auto address = reinterpret_cast<uintptr_t>(file.bytes(info.name).data());
     EXPECT_EQ(address % static_cast<uintptr_t>(dtype_size(*info.dtype)), 0U) << info.name;
   }
