@@ -11,6 +11,7 @@
 #include "core/log.h"
 #include "core/watchdog.h"
 #include "distill/student.h"
+#include "launch/run_model.h"
 
 namespace matvlm {
 namespace {
@@ -30,9 +31,9 @@ TrainingModels make_distill_models(Context& ctx, const RunConfig& config) {
   ValueSource values = values_from(TensorSource::open(config.teacher.path));
   out.weights = make_student_weights(ctx, out.config, student, out.teacher->weights, values, config.precision,
                                      static_cast<uint64_t>(config.run.seed));
-  if (!config.student.init_from.empty()) {
-    load_masters(ctx, out.weights.store(), TensorSource::open(config.student.init_from), true);
-    check_start_is_kept(out.config, out.weights.store(), config.student.init_from, config.teacher.path);
+  if (const auto earlier = earlier_student(config.student, out.config)) {
+    load_masters(ctx, out.weights.store(), earlier->source, true, earlier->restored);
+    check_start_is_kept(out.config, out.weights.store(), earlier->source.path(), config.teacher.path);
   }
   out.vlm = make_vlm(out.weights, out.config);
   return out;
