@@ -124,9 +124,12 @@ std::string name_in_whole(const ModelPart& part, const std::string& name) {
 std::shared_ptr<const TensorFile> open_tensor_file(const std::string& path) {
   check(!fs::is_directory(path), path, ": found a directory, expected a file");
   std::ifstream file(path, std::ios::binary);
-  std::array<char, 4> start{};
+  std::array<char, 9> start{};
   file.read(start.data(), start.size());
-  const std::string_view magic(start.data(), static_cast<size_t>(file.gcount()));
+  const std::string_view first(start.data(), static_cast<size_t>(file.gcount()));
+  // Safetensors begin with a length, which may look like anything, and then their header.
+  if (first.size() == start.size() && first[8] == '{') return std::make_shared<const SafetensorsFile>(path);
+  const std::string_view magic = first.substr(0, 4);
   if (magic == "GGUF") return open_gguf_model(path);
   if (magic == std::string_view("PK\3\4", 4)) return std::make_shared<const TorchFile>(path);
   // A pickle's PROTO opcode: the format that torch.save wrote before it took up zip.

@@ -258,11 +258,11 @@ TEST_F(Safetensors, WriterErrors) {
 }
 
 TEST_F(Safetensors, ShardedFoldersAreRead) {
-  EXPECT_EQ(
-      error_of([&] { TensorSource::open(folder_.path()); }),
-      folder_.path() + ": found neither model.safetensors nor model.safetensors.index.json, pytorch_model.bin, "
-                        "pytorch_model.bin.index.json, the folders of a model's parts or a GGUF file, expected one of "
-                        "them");
+  EXPECT_EQ(error_of([&] { TensorSource::open(folder_.path()); }),
+            folder_.path() +
+                ": found neither model.safetensors nor model.safetensors.index.json, pytorch_model.bin, "
+                "pytorch_model.bin.index.json, the folders of a model's parts or a GGUF file, expected one of "
+                "them");
   write_floats("s1.safetensors", {"x", "y"});
   write_floats("s2.safetensors", {"z"});
   write_file_atomic(folder_.file("model.safetensors.index.json"),

@@ -200,5 +200,17 @@ TEST_F(TorchFiles, OldFormatIsNamed) {
   }
 }
 
+// The length of a safetensors header is the file's beginning and may spell another format's.
+TEST_F(TorchFiles, SafetensorsOfAnyHeaderLengthAreKnown) {
+  for (const size_t length : {0x0280U, 0x4b50U}) {
+    std::string header = R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})";
+    header.resize(length, ' ');
+    std::string content;
+    put_number(content, length, 8);
+    write_file_atomic(folder_.file("a.safetensors"), content + header + "x");
+    EXPECT_TRUE(TensorSource::open(folder_.file("a.safetensors")).has("a")) << length;
+  }
+}
+
 }  // namespace
 }  // namespace matvlm::testing

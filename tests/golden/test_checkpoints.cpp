@@ -5,14 +5,13 @@
 #include <algorithm>
 #include <cmath>
 
-#include "autograd/ops/head_loss.h"
 #include "core/gguf_blocks.h"
 #include "core/gguf_model.h"
 #include "core/tensor_source.h"
-#include "distill/generate.h"
+#include "layers/config.h"
 #include "layers/tensors.h"
-#include "layers/vlm.h"
 #include "tests/support/temp_dir.h"
+#include "tests/support/vlm_logits.h"
 
 namespace matvlm::testing {
 namespace {
@@ -22,31 +21,6 @@ const std::string kFolder = std::string(MATVLM_SOURCE_DIR) + "/tests/golden/chec
 Context& ctx() {
   static const std::unique_ptr<Context> context = make_cpu_context(2);
   return *context;
-}
-
-std::vector<float> logits_of(const std::string& dir, const TensorSource& expected) {
-  const ModelConfig config = read_model_config(dir);
-  const ModelWeights weights = load_frozen_weights(ctx(), config, TensorSource::open(dir), DType::f32);
-  const Vlm model = make_vlm(weights, config);
-  TokenRows rows;
-  rows.ids = expected.read<int32_t>("ids");
-  rows.cu = {0, static_cast<int64_t>(rows.ids.size())};
-  rows.image_of_row = {0};
-  const SplicedRows spliced = splice_rows(rows, config.vision->patches(), true, 0, config.text.vocab);
-  Graph g(ctx(), false);
-  const Var tokens = g.constant(encode_images(ctx(), model, expected.read_floats("image"), 1, DType::f32));
-  const Tensor h =
-      run_text(g, model.text, run_embedding(g, model.text, tokens, spliced), make_pass(ctx(), spliced.cu)).value();
-  return head_logits(ctx(), h, model.text.head.weight.value, model.text.head.bias.value).to_floats(ctx());
-}
-
-double largest_difference(const std::vector<float>& a, const std::vector<float>& b) {
-  EXPECT_EQ(a.size(), b.size());
-  double largest = a.size() == b.size() ? 0 : INFINITY;
-  for (size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
-    largest = std::max(largest, std::abs(static_cast<double>(a[i]) - static_cast<double>(b[i])));
-  }
-  return largest;
 }
 
 struct Layout {
@@ -68,7 +42,8 @@ class Checkpoints : public ::testing::TestWithParam<Layout> {};
 TEST_P(Checkpoints, GiveTheLogitsOfTransformers) {
   const TensorSource expected = TensorSource::open(kFolder + "/expected.safetensors");
   const std::vector<float> wanted = expected.read_floats(GetParam().logits);
-  const std::vector<float> found = logits_of(kFolder + "/" + GetParam().folder, expected);
+  const std::vector<float> found = vlm_logits(ctx(), kFolder + "/" + GetParam().folder, expected.read<int32_t>("ids"),
+                                              expected.read_floats("image"));
   EXPECT_LE(largest_difference(found, wanted), 1e-4);
   // The bound means something: logits are of the order of one.
   EXPECT_GT(largest_difference(std::vector<float>(wanted.size(), 0.0F), wanted), 0.3);
