@@ -226,12 +226,22 @@ Json gguf_config(const GgufFile& file) {
 
 std::string gguf_chat_template(const GgufFile& file) { return file.text("tokenizer.chat_template", ""); }
 
-bool is_gguf_file(const std::string& path) {
-  if (!std::filesystem::is_regular_file(path)) return false;
+std::string gguf_file_of(const std::string& path) {
+  namespace fs = std::filesystem;
+  if (fs::is_directory(path)) {
+    std::vector<std::string> found;
+    for (const fs::directory_entry& entry : fs::directory_iterator(path)) {
+      if (entry.path().extension() == ".gguf") found.push_back(entry.path().string());
+    }
+    std::sort(found.begin(), found.end());
+    check(found.size() <= 1, path, ": found ", found.size(), " GGUF files (", found.empty() ? "" : found.front(),
+          ", ...), expected one; name the file");
+    return found.empty() ? "" : found.front();
+  }
   std::ifstream file(path, std::ios::binary);
   char start[4] = {};
   file.read(start, sizeof(start));
-  return file.gcount() == 4 && std::memcmp(start, "GGUF", 4) == 0;
+  return file.gcount() == 4 && std::memcmp(start, "GGUF", 4) == 0 ? path : "";
 }
 
 }  // namespace matvlm

@@ -28,7 +28,8 @@ std::string gguf_tokenizer_json(const GgufFile& file);
 // The chat template (a Jinja text), empty when the file has none.
 std::string gguf_chat_template(const GgufFile& file);
 
-// Whether `path` is a file that begins as GGUF files do.
-bool is_gguf_file(const std::string& path);
+// The GGUF file that `path` means: itself, or the only *.gguf of a folder; empty for other models.
+// Error for a folder with several.
+std::string gguf_file_of(const std::string& path);
 
 }  // namespace matvlm

@@ -103,6 +103,40 @@ void TensorFile::read_floats(const std::string& name, std::span<float> out) cons
   convert_to_floats(what, *entry.dtype, elements, out);
 }
 
+namespace {
+
+// Elements whose exponent (the bits of `mask`) is all ones are no finite numbers.
+template <class Bits>
+int64_t first_with_all(Bits mask, std::span<const std::byte> bytes) {
+  const auto count = static_cast<int64_t>(bytes.size() / sizeof(Bits));
+  const std::byte* from = bytes.data();
+  int64_t first = count;
+#pragma omp parallel for schedule(static) reduction(min : first) if (count >= kParallelElements)
+  for (int64_t i = 0; i < count; ++i) {
+    Bits bits;
+    std::memcpy(&bits, from + i * static_cast<int64_t>(sizeof(Bits)), sizeof(Bits));
+    first = (bits & mask) == mask ? std::min(first, i) : first;
+  }
+  return first == count ? -1 : first;
+}
+
+}  // namespace
+
+int64_t first_not_finite(DType dtype, std::span<const std::byte> bytes) {
+  switch (dtype) {
+    case DType::f32:
+      return first_with_all<uint32_t>(0x7f800000U, bytes);
+    case DType::bf16:
+      return first_with_all<uint16_t>(0x7f80U, bytes);
+    case DType::f16:
+      return first_with_all<uint16_t>(0x7c00U, bytes);
+    case DType::f64:
+      return first_with_all<uint64_t>(0x7ff0000000000000U, bytes);
+    default:
+      fail("[tensor] found dtype ", dtype_name(dtype), ", expected f32, bf16, f16 or f64");
+  }
+}
+
 float half_to_float(uint16_t bits) {
   const uint32_t sign = static_cast<uint32_t>(bits & 0x8000U) << 16;
   const uint32_t exponent = (bits >> 10) & 0x1fU;

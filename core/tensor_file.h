@@ -46,6 +46,8 @@ class TensorFile {
   // The elements, row by row, where the file holds them like that; Error where it does not (deflated, strided,
   // quantised).
   std::span<const std::byte> bytes(const std::string& name) const;
+  // The same, or none where there is an Error.
+  std::optional<std::span<const std::byte>> plain_bytes(const std::string& name) const { return mapped(info(name)); }
   // The elements as info().dtype, row by row. Error without a dtype or when `out` has another size.
   void read_bytes(const std::string& name, std::span<std::byte> out) const;
   // The values as float; Error unless info().holds_floats(), or when `out` has another size.
@@ -74,6 +76,9 @@ class TensorFile {
 // Elements of `dtype` (f32, bf16, f16, f64) in `bytes`, of any alignment, as float. Error for other dtypes or sizes;
 // `what` heads the message.
 void convert_to_floats(const std::string& what, DType dtype, std::span<const std::byte> bytes, std::span<float> out);
+
+// Index of the first NaN or infinity among elements of `dtype` (f32, bf16, f16, f64) of any alignment; -1 for none.
+int64_t first_not_finite(DType dtype, std::span<const std::byte> bytes);
 
 // IEEE binary16 to float, and back with rounding to nearest even (beyond its range: infinity; NaN stays NaN).
 float half_to_float(uint16_t bits);

@@ -93,16 +93,6 @@ std::optional<std::string> file_of_folder(const std::string& folder) {
   return std::nullopt;
 }
 
-std::optional<std::string> gguf_of_folder(const std::string& folder) {
-  std::vector<std::string> found;
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
-    if (entry.path().extension() == ".gguf") found.push_back(entry.path().string());
-  }
-  std::sort(found.begin(), found.end());
-  check(found.size() <= 1, folder, ": found several GGUF files (", join(found), "), expected one; name the file");
-  return found.empty() ? std::nullopt : std::optional(found.front());
-}
-
 bool has_parts(const std::string& folder) {
   return std::any_of(std::begin(kModelParts), std::end(kModelParts),
                      [&](const ModelPart& part) { return fs::is_directory(folder + "/" + part.folder); });
@@ -160,7 +150,7 @@ void TensorSource::add_path(const std::string& path, const Rename& rename) {
   }
   if (const auto file = file_of_folder(path)) return add_path(*file, rename);
   if (has_parts(path)) return add_parts(path);
-  if (const auto file = gguf_of_folder(path)) return add_path(*file, rename);
+  if (const std::string file = gguf_file_of(path); !file.empty()) return add_path(file, rename);
   fail(path, ": found neither ", kFolderFiles[0], " nor ", kFolderFiles[1], ", ", kFolderFiles[2], ", ",
        kFolderFiles[3], ", the folders of a model's parts or a GGUF file, expected one of them");
 }
@@ -220,6 +210,11 @@ const std::map<std::string, std::string>& TensorSource::metadata() const { retur
 std::span<const std::byte> TensorSource::bytes(const std::string& name) const {
   const Place& at = place(name);
   return files_[at.file]->bytes(at.stored);
+}
+
+std::optional<std::span<const std::byte>> TensorSource::plain_bytes(const std::string& name) const {
+  const Place& at = place(name);
+  return files_[at.file]->plain_bytes(at.stored);
 }
 
 std::vector<std::byte> TensorSource::read_bytes(const std::string& name) const {

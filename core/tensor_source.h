@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -35,6 +36,7 @@ class TensorSource {
 
   // As TensorFile's functions of these names.
   std::span<const std::byte> bytes(const std::string& name) const;
+  std::optional<std::span<const std::byte>> plain_bytes(const std::string& name) const;
   std::vector<std::byte> read_bytes(const std::string& name) const;
   void read_floats(const std::string& name, std::span<float> out) const;
   std::vector<float> read_floats(const std::string& name) const;

@@ -1,6 +1,8 @@
 // Packing, sample by sample in the order of the JSON, so that the same input gives the same arrays.
 #include "data/pack.h"
 
+#include <filesystem>
+#include <memory>
 #include <span>
 #include <unordered_map>
 
@@ -11,10 +13,14 @@
 #include "data/dataset.h"
 #include "data/image.h"
 #include "data/llava_json.h"
+#include "data/pack_arrays.h"
+#include "data/pack_parts.h"
 #include "data/sha256.h"
 
 namespace matvlm {
 namespace {
+
+namespace fs = std::filesystem;
 
 constexpr size_t kMaxMessages = 20;
 
@@ -22,24 +28,18 @@ std::span<const uint8_t> bytes_of(const std::string& text) {
   return {reinterpret_cast<const uint8_t*>(text.data()), text.size()};
 }
 
-// Rows of bytes of different lengths in two arrays.
-class RaggedWriter {
- public:
-  RaggedWriter(Hdf5File& file, const std::string& name) : file_(file), name_(name) {
-    file_.append(name_ + "/bytes", std::span<const uint8_t>());
-    file_.append(name_ + "/offsets", std::span<const int64_t>(&end_, 1));
-  }
-  void add(const std::string& row) {
-    end_ += static_cast<int64_t>(row.size());
-    file_.append(name_ + "/bytes", bytes_of(row));
-    file_.append(name_ + "/offsets", std::span<const int64_t>(&end_, 1));
-  }
-
- private:
-  Hdf5File& file_;
-  std::string name_;
-  int64_t end_ = 0;
-};
+// What is packed and how, for telling whether parts belong to it.
+std::string packing_key(const PackOptions& options, const Tokenizer& tokenizer) {
+  const fs::path json(options.json_path);
+  std::error_code error;
+  const auto size = fs::file_size(json, error);
+  check(!error, options.json_path, ": cannot open: ", error.message());
+  const auto time = fs::last_write_time(json, error).time_since_epoch().count();
+  return cat(fs::absolute(json).string(), ", ", size, " bytes of ", time, ", pictures in ",
+             fs::absolute(options.image_folder).string(), ", template ", options.template_name, ", tokenizer ",
+             tokenizer.sha256(), ", max_length ", options.max_length, ", tokens_per_image ", options.tokens_per_image,
+             ", skip_bad ", options.skip_bad, ", verify_images ", options.verify_images, ", version ", kPackVersion);
+}
 
 class Packer {
  public:
@@ -47,54 +47,110 @@ class Packer {
       : options_(options),
         tokenizer_(tokenizer),
         form_(find_template(options.template_name)),
-        file_(Hdf5File::create(options.output)),
-        images_(file_, "images"),
-        image_names_(file_, "image_names"),
-        sample_ids_(file_, "sample_ids"),
-        questions_(file_, "questions"),
-        answers_(file_, "answers"),
-        categories_(file_, "categories") {
+        source_(options.json_path, options.image_folder),
+        parts_(options.output, packing_key(options, tokenizer)) {
     check(options.max_length > 0, "pack: found max_length ", options.max_length, ", expected more than 0");
     check(options.tokens_per_image > 0, "pack: found tokens_per_image ", options.tokens_per_image,
           ", expected more than 0");
-    for (const char* name : {"token_offsets", "turn_offsets"}) {
-      const int64_t zero = 0;
-      file_.append(name, std::span<const int64_t>(&zero, 1));
-    }
-    for (const char* name : {"tokens", "labels"}) file_.append(name, std::span<const int32_t>());
+    check(options.part_samples > 0, "pack: found part_samples ", options.part_samples, ", expected more than 0");
   }
 
-  PackReport run(const PackProgress& progress) {
-    const LlavaFile source(options_.json_path, options_.image_folder);
-    for (int64_t i = 0; i < source.size(); ++i) {
-      add_or_skip(source, i);
-      if (progress) progress(i + 1, source.size());
+  PackReport run(const PackProgressFunction& progress) {
+    if (parts_.count() > 0) resume();
+    start_part();
+    int64_t in_part = 0;
+    while (source_.next()) {
+      if (in_part == options_.part_samples) {
+        end_part();
+        in_part = 0;
+      }
+      add_or_skip();
+      ++in_part;
+      last_ = {source_.index(), source_.position(), {}};
+      if (progress) progress({source_.index() + 1, source_.position(), source_.size()});
     }
     if (report_.samples == 0) {
-      fail(options_.json_path, ": found no sample to learn from among ", source.size(),
+      fail(options_.json_path, ": found no sample to learn from among ", source_.index() + 1,
            ", expected at least one; first: ", report_.messages.front());
     }
-    write_attributes();
-    file_.commit();
+    finish();
     return report_;
   }
 
  private:
-  void add_or_skip(const LlavaFile& source, int64_t index) {
-    ConversationSample sample;
+  // Goes on behind the last part: the pictures that are stored are known by their bytes again.
+  void resume() {
+    report_ = parts_.place().report;
+    source_.resume(parts_.place().index, parts_.place().position);
+    int64_t images = 0;
+    for (int64_t part = 0; part < parts_.count(); ++part) {
+      const Hdf5File file = Hdf5File::open(parts_.file(part));
+      std::vector<int64_t> offsets(static_cast<size_t>(file.length("images/offsets")));
+      file.read("images/offsets", 0, std::span<int64_t>(offsets));
+      std::vector<uint8_t> bytes;
+      for (size_t i = 1; i < offsets.size(); ++i) {
+        check(offsets[i] >= offsets[i - 1], file.path(), ": found offsets that fall, expected rising ones");
+        bytes.resize(static_cast<size_t>(offsets[i] - offsets[i - 1]));
+        file.read("images/bytes", offsets[i - 1], std::span<uint8_t>(bytes));
+        image_of_hash_.emplace(key_of(sha256(bytes)), images++);
+      }
+    }
+    check(images == report_.images, options_.output, ".parts: found ", images, " pictures, expected ", report_.images,
+          "; remove the folder");
+  }
+
+  void start_part() { arrays_ = std::make_unique<PackArrays>(parts_.next_file()); }
+
+  void end_part() {
+    arrays_->commit();
+    last_.report = report_;
+    parts_.add(last_, skipped_lines_);
+    skipped_lines_.clear();
+    start_part();
+  }
+
+  void finish() {
+    const std::string skipped_file = options_.output + ".skipped.jsonl";
+    const std::string skipped = parts_.skipped() + skipped_lines_;
+    if (parts_.count() == 0) {
+      commit(*arrays_);
+    } else {
+      arrays_->commit();
+      PackArrays whole(parts_.whole_file());
+      for (int64_t part = 0; part < parts_.count(); ++part) whole.append(parts_.file(part));
+      whole.append(parts_.next_file());
+      commit(whole);
+    }
+    std::error_code ignored;
+    fs::remove(skipped_file, ignored);
+    if (!skipped.empty()) write_file_atomic(skipped_file, skipped);
+    parts_.remove();
+  }
+
+  void commit(PackArrays& arrays) {
+    write_attributes(arrays.file());
+    arrays.commit(options_.output);
+  }
+
+  void add_or_skip() {
+    std::string id;
     try {
-      sample = source.sample(index);
-      add(sample, source.place(index, sample.id));
+      const ConversationSample sample = source_.sample();
+      id = sample.id;
+      add(sample, source_.place(id));
     } catch (const SampleError& error) {
       const bool always_skipped = error.reason() == kInconsistent || error.reason() == kNoAnswer;
       if (!always_skipped && !options_.skip_bad) throw Error(error.what());
       ++report_.skipped[error.reason()];
       if (report_.messages.size() < kMaxMessages) report_.messages.emplace_back(error.what());
+      Json line = Json::object();
+      line.set("index", source_.index()).set("id", id).set("reason", error.reason());
+      skipped_lines_ += line.set("message", error.what()).dump() + "\n";
     }
   }
 
   void add(const ConversationSample& sample, const std::string& place) {
-    EncodedConversation row = encode_conversation(sample.turns, form_, tokenizer_);
+    EncodedConversation row = encode_conversation(sample.turns, form_, tokenizer_, options_.max_length);
     if (!row.consistent) {
       throw SampleError(kInconsistent, place + "the turns' tokens do not add up to those of the whole text");
     }
@@ -113,18 +169,28 @@ class Packer {
     report_.counted_labels += labels;
   }
 
+  // A hash of 32 bytes as the first 16 of them.
+  using Key = std::string;
+  static Key key_of(const std::string& hexadecimal) {
+    Key key(16, '\0');
+    for (size_t i = 0; i < key.size(); ++i) {
+      key[i] = static_cast<char>(std::stoi(hexadecimal.substr(2 * i, 2), nullptr, 16));
+    }
+    return key;
+  }
+
   // Index of the picture; files with the same bytes are stored once.
   int64_t add_image(const ConversationSample& sample, const std::string& place) {
-    if (const auto known = image_of_path_.find(sample.image_path); known != image_of_path_.end()) return known->second;
+    const Key path = key_of(sha256(sample.image_path));
+    if (const auto known = image_of_path_.find(path); known != image_of_path_.end()) return known->second;
     const std::string bytes = read_image(sample, place);
-    const auto [found, is_new] = image_of_hash_.try_emplace(sha256(bytes), report_.images);
+    const auto [found, is_new] = image_of_hash_.try_emplace(key_of(sha256(bytes)), report_.images);
     if (is_new) {
-      images_.add(bytes);
-      image_names_.add(sample.image);
+      arrays_->add_image(bytes, sample.image);
       ++report_.images;
       report_.image_bytes += static_cast<int64_t>(bytes.size());
     }
-    image_of_path_.emplace(sample.image_path, found->second);
+    image_of_path_.emplace(path, found->second);
     return found->second;
   }
 
@@ -139,35 +205,24 @@ class Packer {
   }
 
   void write_row(const ConversationSample& sample, const EncodedConversation& row, int64_t image) {
-    file_.append("tokens", std::span<const int32_t>(row.input_ids));
-    file_.append("labels", std::span<const int32_t>(row.labels));
+    arrays_->add_row({row.input_ids, row.labels, image, sample.id, sample.turns});
     report_.tokens += static_cast<int64_t>(row.input_ids.size());
-    turns_ += static_cast<int64_t>(sample.turns.size());
-    file_.append("token_offsets", std::span<const int64_t>(&report_.tokens, 1));
-    file_.append("turn_offsets", std::span<const int64_t>(&turns_, 1));
-    file_.append("image_of_sample", std::span<const int64_t>(&image, 1));
-    sample_ids_.add(sample.id);
-    for (const Turn& turn : sample.turns) {
-      questions_.add(turn.question);
-      answers_.add(turn.answer);
-      categories_.add(turn.category);
-    }
     ++report_.samples;
     if (image < 0) ++report_.text_only;
   }
 
-  void write_attributes() {
+  void write_attributes(Hdf5File& file) const {
     Json skipped = Json::object();
     for (const auto& [reason, count] : report_.skipped) skipped.set(reason, count);
-    file_.write_attribute("format", std::string(kPackFormat));
-    file_.write_attribute("format_version", kPackVersion);
-    file_.write_attribute("template", form_.name);
-    file_.write_attribute("tokenizer_sha256", tokenizer_.sha256());
-    file_.write_attribute("vocab_size", tokenizer_.vocab_size());
-    file_.write_attribute("tokens_per_image", options_.tokens_per_image);
-    file_.write_attribute("max_length", options_.max_length);
-    file_.write_attribute("samples", report_.samples);
-    file_.write_attribute("skipped", skipped.dump());
+    file.write_attribute("format", std::string(kPackFormat));
+    file.write_attribute("format_version", kPackVersion);
+    file.write_attribute("template", form_.name);
+    file.write_attribute("tokenizer_sha256", tokenizer_.sha256());
+    file.write_attribute("vocab_size", tokenizer_.vocab_size());
+    file.write_attribute("tokens_per_image", options_.tokens_per_image);
+    file.write_attribute("max_length", options_.max_length);
+    file.write_attribute("samples", report_.samples);
+    file.write_attribute("skipped", skipped.dump());
   }
 
   static constexpr const char* kInconsistent = "pieces do not add up";
@@ -176,22 +231,19 @@ class Packer {
   const PackOptions& options_;
   const Tokenizer& tokenizer_;
   const ConversationTemplate& form_;
-  Hdf5File file_;
-  RaggedWriter images_;
-  RaggedWriter image_names_;
-  RaggedWriter sample_ids_;
-  RaggedWriter questions_;
-  RaggedWriter answers_;
-  RaggedWriter categories_;
-  std::unordered_map<std::string, int64_t> image_of_path_;
-  std::unordered_map<std::string, int64_t> image_of_hash_;
-  int64_t turns_ = 0;
+  LlavaFile source_;
+  PackParts parts_;
+  std::unique_ptr<PackArrays> arrays_;  // of the part that grows
+  std::unordered_map<Key, int64_t> image_of_path_;
+  std::unordered_map<Key, int64_t> image_of_hash_;
+  PackPlace last_;
+  std::string skipped_lines_;  // of the part that grows
   PackReport report_;
 };
 
 }  // namespace
 
-PackReport pack_dataset(const PackOptions& options, const Tokenizer& tokenizer, const PackProgress& progress) {
+PackReport pack_dataset(const PackOptions& options, const Tokenizer& tokenizer, const PackProgressFunction& progress) {
   return Packer(options, tokenizer).run(progress);
 }
 

@@ -82,7 +82,8 @@ void declare_run(KeyTable& t) {
 }
 
 void declare_student(KeyTable& t) {
-  t.key("teacher.path", MEMBER(teacher.path), "exported or Hugging Face folder of the teacher, frozen")
+  t.key("teacher.path", MEMBER(teacher.path),
+        "exported or Hugging Face folder of the teacher in any layout, or a GGUF file; frozen")
       .required("cache/teacher");
   t.key("student.ssm_layers", MEMBER(student.ssm_layers), at_least(0),
         "layers whose attention becomes a Mamba-2 mixer, counted from 0");

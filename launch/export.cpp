@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "core/file.h"
+#include "core/gguf_model.h"
 #include "core/json.h"
 #include "core/safetensors.h"
 #include "layers/tensors.h"
@@ -184,6 +185,11 @@ void write_config(const RunTensors& tensors, const std::string& dir) {
   write_file_atomic(dir + "/config.json", json.dump(2) + "\n");
 }
 
+void write_tokenizer(const std::string& from, const std::string& to) {
+  const std::string gguf = gguf_file_of(from);
+  write_file_atomic(to, gguf.empty() ? read_file(from) : gguf_tokenizer_json(GgufFile(gguf)));
+}
+
 void copy_side_files(const std::string& folder, const std::string& out) {
   for (const char* name : kSideFiles) {
     const std::string file = folder + "/" + name;
@@ -195,7 +201,7 @@ void export_student(const RunTensors& tensors, const AtomicDirectory& dir, const
   write_tensors(dir, student_tensors(tensors, options.dtype.value_or(DType::f32)), tensors, options.shard_bytes);
   write_config(tensors, dir.path());
   write_preprocessor(tensors.config, dir.path());
-  write_file_atomic(dir.file("tokenizer.json"), read_file(tensors.tokenizer_file));
+  write_tokenizer(tensors.tokenizer_file, dir.file("tokenizer.json"));
 }
 
 void export_teacher(const RunTensors& tensors, const AtomicDirectory& dir, const ExportOptions& options) {
@@ -214,6 +220,9 @@ void export_teacher(const RunTensors& tensors, const AtomicDirectory& dir, const
     write_model_config(teacher.config, dir.path());
   }
   copy_side_files(tensors.folder, dir.path());
+  if (!fs::exists(dir.file("tokenizer.json")) && fs::exists(tensors.tokenizer_file)) {
+    write_tokenizer(tensors.tokenizer_file, dir.file("tokenizer.json"));
+  }
 }
 
 }  // namespace

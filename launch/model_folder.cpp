@@ -5,6 +5,7 @@
 #include <cmath>
 #include <filesystem>
 
+#include "core/gguf_model.h"
 #include "distill/student.h"
 #include "launch/run_model.h"
 
@@ -23,7 +24,7 @@ bool same_values(const std::vector<float>& a, const std::vector<float>& b, bool 
 
 LoadedModel load_model_folder(Context& ctx, const std::string& dir, DType dtype) {
   LoadedModel model;
-  model.folder = dir;
+  model.tokenizer_file = tokenizer_file_of(dir);
   model.config = read_model_config(dir);
   model.weights = load_frozen_weights(ctx, model.config, TensorSource::open(dir), dtype);
   model.vlm = make_vlm(model.weights, model.config);
@@ -31,11 +32,11 @@ LoadedModel load_model_folder(Context& ctx, const std::string& dir, DType dtype)
 }
 
 LoadedModel load_model(Context& ctx, const std::string& path, DType dtype) {
-  if (fs::exists(path + "/config.json")) return load_model_folder(ctx, path, dtype);
+  if (is_model_on_disk(path)) return load_model_folder(ctx, path, dtype);
   check(fs::exists(path + "/config.yaml"), path, ": found neither config.json (a model) nor config.yaml (a run)");
   const RunTensors tensors = run_tensors(path, ExportFrom::best, 0);
   LoadedModel model;
-  model.folder = fs::path(tensors.tokenizer_file).parent_path().string();
+  model.tokenizer_file = tensors.tokenizer_file;
   model.config = tensors.config;
   model.weights = make_weights(
       ctx, tensors.config, dtype, [](const std::string&) { return false; }, tensors.values);
@@ -43,9 +44,20 @@ LoadedModel load_model(Context& ctx, const std::string& path, DType dtype) {
   return model;
 }
 
+bool is_model_on_disk(const std::string& path) {
+  return fs::exists(path + "/config.json") || fs::exists(path + "/language_model/config.json") ||
+         (fs::exists(path) && !gguf_file_of(path).empty());
+}
+
+std::string tokenizer_file_of(const std::string& model) {
+  const std::string file = model + "/tokenizer.json";
+  const std::string gguf = fs::exists(file) ? "" : gguf_file_of(model);
+  return gguf.empty() ? file : gguf;
+}
+
 Tokenizer load_tokenizer(const LoadedModel& model) {
-  const Tokenizer tokenizer = Tokenizer::read_file(model.folder + "/tokenizer.json");
-  check(tokenizer.vocab_size() <= model.config.text.vocab, model.folder, "/tokenizer.json: found ",
+  const Tokenizer tokenizer = Tokenizer::read_file(model.tokenizer_file);
+  check(tokenizer.vocab_size() <= model.config.text.vocab, model.tokenizer_file, ": found ",
         tokenizer.vocab_size(), " tokens, the model's vocabulary has ", model.config.text.vocab);
   return tokenizer;
 }

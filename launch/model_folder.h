@@ -16,15 +16,20 @@ struct LoadedModel {
   ModelConfig config;
   ModelWeights weights;
   Vlm vlm;
-  std::string folder;  // that holds tokenizer.json
+  std::string tokenizer_file;
 };
 
-// DIR with config.json, all weights frozen in `dtype`.
+// Whether there is a model at `path`: a folder with config.json or TinyLLaVA's parts, or a GGUF file.
+bool is_model_on_disk(const std::string& path);
+
+// A model on the disk, all weights frozen in `dtype`.
 LoadedModel load_model_folder(Context& ctx, const std::string& dir, DType dtype);
 
 // A folder as above, or the directory of a run: then the student (or taught model) of its best checkpoint.
 LoadedModel load_model(Context& ctx, const std::string& path, DType dtype);
 
+// The file that Tokenizer::read_file takes for a model's folder: its tokenizer.json, or its GGUF file.
+std::string tokenizer_file_of(const std::string& model);
 Tokenizer load_tokenizer(const LoadedModel& model);
 ImagePreprocess preprocess_of(const ModelConfig& config);
 

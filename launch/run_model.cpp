@@ -70,7 +70,7 @@ RunTensors folder_tensors(const std::string& path) {
   RunTensors out;
   out.folder = path;
   out.config = read_model_config(path);
-  out.tokenizer_file = path + "/tokenizer.json";
+  out.tokenizer_file = tokenizer_file_of(path);
   out.frozen = TensorSource::open(path);
   check_source(out.config, *out.frozen);
   out.values = values_from(*out.frozen);
@@ -86,7 +86,7 @@ RunTensors start_tensors(const RunConfig& run) {
     const StudentConfig student = resolved_student(run, teacher);
     out.config = student_config(teacher, student);
     out.config.max_length = run.data.max_length;
-    out.tokenizer_file = out.folder + "/tokenizer.json";
+    out.tokenizer_file = tokenizer_file_of(out.folder);
     out.frozen = TensorSource::open(out.folder);
     check_source(teacher, *out.frozen);
     out.values = student_start(out.config, run.student, student, values_from(*out.frozen), seed);
@@ -107,7 +107,7 @@ RunTensors start_tensors(const RunConfig& run) {
 }  // namespace
 
 RunTensors run_tensors(const std::string& path, ExportFrom from, int64_t update) {
-  if (!fs::exists(path + "/config.yaml") && fs::exists(path + "/config.json")) return folder_tensors(path);
+  if (!fs::exists(path + "/config.yaml") && is_model_on_disk(path)) return folder_tensors(path);
   RunTensors out = start_tensors(load_config(path + "/config.yaml"));
   if (from == ExportFrom::start) return out;
   const std::string checkpoint = checkpoint_directory(path, from, update);

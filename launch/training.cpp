@@ -23,7 +23,7 @@ double seconds_since(Clock::time_point start) { return std::chrono::duration<dou
 TrainingModels make_distill_models(Context& ctx, const RunConfig& config) {
   TrainingModels out;
   out.teacher = load_model_folder(ctx, config.teacher.path, config.precision);
-  out.tokenizer_file = config.teacher.path + "/tokenizer.json";
+  out.tokenizer_file = tokenizer_file_of(config.teacher.path);
   const StudentConfig student = resolved_student(config, out.teacher->config);
   check(out.teacher->config.mamba.ssm_layers.empty(), config.teacher.path,
         ": the teacher has Mamba layers, expected attention in every layer");

@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "core/file.h"
+#include "core/gguf_model.h"
 
 namespace matvlm {
 namespace {
@@ -55,6 +56,8 @@ TextConfig text_config(const Json& json) {
   c.max_positions = json.get("max_position_embeddings", 2048);
   c.rope_theta = rotary_option(json, "rope_theta", 10000.0);
   const double factor = rotary_option(json, "partial_rotary_factor", 0.5);
+  check(factor >= 0 && factor <= 1, json.where(), ": key 'partial_rotary_factor': found ", factor,
+        ", expected a number from 0 to 1");
   c.rotary_dims = static_cast<int64_t>(factor * static_cast<double>(c.head_dim));
   c.tied_head = json.get("tie_word_embeddings", false);
   check(!c.tied_head, json.where(), ": key 'tie_word_embeddings': found true, expected false for phi");
@@ -242,7 +245,8 @@ namespace {
 Json read_config_json(const std::string& dir) {
   const std::string text = dir + "/language_model/config.json";
   if (std::filesystem::exists(dir + "/config.json") || !std::filesystem::exists(text)) {
-    return Json::read_file(dir + "/config.json");
+    const std::string gguf = std::filesystem::exists(dir + "/config.json") ? "" : gguf_file_of(dir);
+    return gguf.empty() ? Json::read_file(dir + "/config.json") : gguf_config(GgufFile(gguf));
   }
   Json json = Json::object();
   json.set("text_config", Json::read_file(text));
@@ -253,8 +257,7 @@ Json read_config_json(const std::string& dir) {
 
 }  // namespace
 
-ModelConfig read_model_config(const std::string& dir) {
-  const Json json = read_config_json(dir);
+ModelConfig parse_model_config(const Json& json, const Json& mamba) {
   ModelConfig c;
   const bool wrapped = json.has("text_config");
   c.text = text_config(wrapped ? json.at("text_config") : json);
@@ -266,9 +269,14 @@ ModelConfig read_model_config(const std::string& dir) {
   c.image_aspect = json.get("image_aspect_ratio", "square");
   check(c.image_aspect == "square" || c.image_aspect == "pad", json.where(), ": key 'image_aspect_ratio': found '",
         c.image_aspect, "', expected 'square' or 'pad'");
-  const std::string mamba_file = dir + "/mamba_config.json";
-  if (std::filesystem::exists(mamba_file)) c.mamba = mamba_config(Json::read_file(mamba_file), c.text);
+  if (!mamba.is_null()) c.mamba = mamba_config(mamba, c.text);
   return c;
+}
+
+ModelConfig read_model_config(const std::string& dir) {
+  const std::string mamba_file = dir + "/mamba_config.json";
+  const Json json = read_config_json(dir);
+  return parse_model_config(json, std::filesystem::exists(mamba_file) ? Json::read_file(mamba_file) : Json());
 }
 
 void write_model_config(const ModelConfig& config, const std::string& dir) {

@@ -196,6 +196,31 @@ TEST_F(Export, InspectListsAndCompares) {
   EXPECT_FALSE(contains(types.out, "0 with the same values in another type")) << types.out;
 }
 
+TEST_F(Export, InspectReadsEveryLayout) {
+  const std::string layouts = std::string(MATVLM_SOURCE_DIR) + "/tests/golden/checkpoints/";
+  for (const char* layout : {"sharded", "parts", "bin", "bin-strided", "bin-deflated", "bin-sharded"}) {
+    const ProgramResult same = run({"inspect", layouts + "single", "--compare", layouts + layout});
+    EXPECT_EQ(same.code, 0) << same.out << same.err;
+  }
+  EXPECT_EQ(run({"inspect", layouts + "single", "--compare", layouts + "bin-f16"}).code, 1);
+  EXPECT_EQ(run({"inspect", layouts + "llama", "--compare", layouts + "gguf/plain.gguf"}).code, 0);
+  const ProgramResult quantised = run({"inspect", layouts + "gguf/quantised.gguf", "--stats"});
+  EXPECT_TRUE(contains(quantised.out, "Q5_1") && contains(quantised.out, "general.architecture: \"llama\""))
+      << quantised.out;
+}
+
+// A model in parts, as TinyLLaVA's trainer leaves it, becomes one that the published classes load.
+TEST_F(Export, PartsAreExportedWhole) {
+  const std::string parts = std::string(MATVLM_SOURCE_DIR) + "/tests/golden/checkpoints/parts";
+  fs::copy(parts, file("parts"), fs::copy_options::recursive);
+  fs::copy(file("tokenizer.json"), file("parts/tokenizer.json"));
+  ASSERT_EQ(run({"export", "parts", "--out", "of_parts"}).code, 0);
+  EXPECT_TRUE(TensorSource::open(file("of_parts"))
+                  .has("vision_tower._vision_tower.vision_model.encoder.layers.0.mlp.fc1.bias"));
+  ASSERT_EQ(run({"export", "parts", "--out", "parts_back", "--format", "hf-teacher"}).code, 0);
+  EXPECT_EQ(run({"inspect", "parts", "--compare", "parts_back"}).code, 0);
+}
+
 TEST_F(Export, EarlierStudentsMustFit) {
   expect_error(distill("w1", {"student.init_from=student", "student.ssm_layers=[0, 1]", "student.ssm_fraction=0"}),
                "key 'student.init_from': found the Mamba layers [0, 2] in student, expected [0, 1]");

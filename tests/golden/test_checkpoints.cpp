@@ -8,6 +8,7 @@
 #include "core/gguf_blocks.h"
 #include "core/gguf_model.h"
 #include "core/tensor_source.h"
+#include "data/tokenizer.h"
 #include "layers/config.h"
 #include "layers/tensors.h"
 #include "tests/support/temp_dir.h"
@@ -157,6 +158,13 @@ TEST(CheckpointGguf, TokenizerIsHuggingFaces) {
   EXPECT_FALSE(tokenizer.at("added_tokens").at(1).at("special").as_bool());
   EXPECT_EQ(tokenizer.at("pre_tokenizer").at("pretokenizers").at(int64_t{0}).at("type").as_string(), "Digits");
   EXPECT_NE(gguf_chat_template(file).find("messages"), std::string::npos);
+}
+
+TEST(CheckpointGguf, TokenizerIsReadFromTheFile) {
+  const Tokenizer tokenizer = Tokenizer::read_file(kFolder + "/gguf/quantised.gguf");
+  EXPECT_EQ(tokenizer.vocab_size(), 261);
+  EXPECT_EQ(tokenizer.encode("<|begin|> the<|end|>"), (std::vector<int32_t>{0, 260, 1}));
+  EXPECT_EQ(tokenizer.encode("the"), (std::vector<int32_t>{259}));
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 """Writes gguf/ beside this file from llama/ (see make_checkpoints.py): the model as GGUF in plain and quantised types
 with a small tokenizer, the values that the `gguf` package reads back from it, and single blocks of every quantised type.
 
-python3 make_gguf.py [OUT]             needs gguf, numpy, safetensors (made with gguf 0.17)
+python3 make_gguf.py [OUT]             needs gguf, numpy, safetensors (made with gguf 0.19)
 """
 import json
 import os
@@ -58,7 +58,7 @@ def byte_alphabet():
     return [table[b] for b in range(256)]
 
 
-def write_model(config, weights, path, types, values):
+def write_model(config, weights, path, types, values, pre):
     writer = GGUFWriter(path, "llama")
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_context_length(config["max_position_embeddings"])
@@ -70,7 +70,7 @@ def write_model(config, weights, path, types, values):
     writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
     writer.add_rope_dimension_count(16)
     writer.add_vocab_size(config["vocab_size"])
-    add_tokenizer(writer)
+    add_tokenizer(writer, pre)
     turn = 0
     for name in sorted(weights):
         value = weights[name]
@@ -91,11 +91,11 @@ def write_model(config, weights, path, types, values):
     writer.close()
 
 
-def add_tokenizer(writer):
+def add_tokenizer(writer, pre):
     tokens = ["<|begin|>", "<|end|>"] + byte_alphabet() + ["th", "the", "\u0120the"]
     types = [TokenType.CONTROL, TokenType.USER_DEFINED] + [TokenType.NORMAL] * (len(tokens) - 2)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
+    writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
     writer.add_token_types(types)
     writer.add_token_merges(["t h", "th e", "\u0120 the"])
@@ -127,9 +127,9 @@ def main():
     with open(os.path.join(OUT, "llama", "config.json")) as file:
         config = json.load(file)
     weights = load_file(os.path.join(OUT, "llama", "model.safetensors"))
-    write_model(config, weights, os.path.join(folder, "plain.gguf"), ["F32"], {})
+    write_model(config, weights, os.path.join(folder, "plain.gguf"), ["F32"], {}, "smollm")
     values = {}
-    write_model(config, weights, os.path.join(folder, "quantised.gguf"), TURN, values)
+    write_model(config, weights, os.path.join(folder, "quantised.gguf"), TURN, values, "gpt-2")
     save_file(values, os.path.join(folder, "quantised.safetensors"))
     write_blocks(os.path.join(folder, "blocks.safetensors"))
 

@@ -1,0 +1,77 @@
+// HDF5 packs, as training opens them. A pack is large and mostly padding, so the fuzzer does not give it whole: its
+// bytes are changes of a small pack that the target makes, each 4 bytes of a place and one of the new value. Places
+// count the bytes that are not zero, where the structure is; a first byte with its lowest bit set also cuts the file.
+#include <unistd.h>
+
+#include <cstring>
+#include <filesystem>
+
+#include "core/file.h"
+#include "data/dataset.h"
+#include "data/pack_arrays.h"
+#include "tests/fuzz/fuzz.h"
+
+namespace {
+
+using namespace matvlm;
+
+std::string small_pack() {
+  const std::string path = (std::filesystem::temp_directory_path() / cat("fuzz-pack-", getpid(), ".h5")).string();
+  PackArrays arrays(path);
+  arrays.add_image("not a picture", "a.png");
+  arrays.add_row({{5, -200, 6}, {-100, -100, 6}, 0, "a", {{"<image>q", "a", "c"}}});
+  arrays.add_row({{7, 8}, {-100, 8}, -1, "b", {{"q", "a", ""}, {"r", "", ""}}});
+  arrays.file().write_attribute("format", std::string(kPackFormat));
+  arrays.file().write_attribute("format_version", kPackVersion);
+  arrays.file().write_attribute("template", std::string("phi"));
+  arrays.file().write_attribute("tokenizer_sha256", std::string(64, 'a'));
+  arrays.file().write_attribute("skipped", std::string(R"({"reason": 2})"));
+  arrays.file().write_attribute("vocab_size", int64_t{10});
+  arrays.file().write_attribute("tokens_per_image", int64_t{4});
+  arrays.file().write_attribute("max_length", int64_t{16});
+  arrays.file().write_attribute("samples", int64_t{2});
+  arrays.commit();
+  std::string content = read_file(path);
+  std::filesystem::remove(path);
+  return content;
+}
+
+struct Seed {
+  Seed() : content(small_pack()) {
+    for (size_t i = 0; i < content.size(); ++i) {
+      if (content[i] != 0) places.push_back(i);
+    }
+  }
+  std::string content;
+  std::vector<size_t> places;
+};
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  static const Seed seed;
+  std::string content = seed.content;
+  const bool cut = size > 0 && (data[0] & 1) != 0;
+  for (size_t at = 1; at + 5 <= size; at += 5) {
+    uint32_t place = 0;
+    std::memcpy(&place, data + at, sizeof(place));
+    // Up to 15 bytes behind a byte that is not zero, where the zeros of a number are.
+    const size_t index = std::min(seed.places[(place >> 4) % seed.places.size()] + (place & 15U), content.size() - 1);
+    if (cut && at + 10 > size) {
+      content.resize(index);
+      break;
+    }
+    content[index] = static_cast<char>(data[at + 4]);
+  }
+  const fuzz::MemoryFile bytes(reinterpret_cast<const uint8_t*>(content.data()), content.size());
+  fuzz::expect_error_or_result([&] {
+    const Dataset pack(bytes.path());
+    for (int64_t i = 0; i < pack.size() && i < 100; ++i) {
+      const PackedSample sample = pack.sample(i);
+      pack.turns(i);
+      pack.sample_id(i);
+      if (sample.image >= 0) pack.image_bytes(sample.image);
+    }
+  });
+  return 0;
+}
