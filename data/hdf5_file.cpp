@@ -132,7 +132,9 @@ struct Hdf5File::Impl {
   // Elements that were never written cost nothing in a file, and as much memory as it likes in a reader.
   void check_stored(const std::string& name, hsize_t size) const {
     if (!temporary.empty()) return;  // our own, whose last elements may still be in the cache
-    const hsize_t stored = H5Dget_storage_size(array(name));
+    hsize_t whole = 0;
+    must(H5Fget_filesize(file.get(), &whole), "cannot find the size");
+    const hsize_t stored = std::min<hsize_t>(H5Dget_storage_size(array(name)), whole);
     check(size <= stored, path, ": array '", name, "': found ", size, " elements in ", stored,
           " bytes of the file, expected fewer");
   }

@@ -92,6 +92,15 @@ TEST_F(TorchFiles, StridedViewsAreReadInRowOrder) {
   EXPECT_THROW(source.bytes("w"), Error);
 }
 
+TEST_F(TorchFiles, ArchivesOfMoreThanFourGigabytes) {
+  const std::string pickle = dict_of(tensor_op(kStorage, 0, {2, 3}, {3, 1}));
+  const std::string content = zip_text({{"m/data.pkl", pickle}, {"m/data/0", std::string(24, '\0')}}, true);
+  EXPECT_EQ(error_for(content), "no error");
+  std::string damaged = content;
+  damaged[content.find("PK\6\6")] = 'X';
+  EXPECT_NE(error_for(damaged).find("found no ZIP64 end record at byte"), std::string::npos);
+}
+
 TEST_F(TorchFiles, PicklesThatDoMoreAreRefusedByName) {
   EXPECT_EQ(error_for_value(global_op("os", "system") + text_op("true") + "\x85R"),
             "m/data.pkl: byte 9 of the pickle: found the global 'os.system', expected only what rebuilds tensors");
@@ -188,6 +197,12 @@ TEST_F(TorchFiles, DamagedArchives) {
   put_number(zero, 0, 4);
   overlapping.replace(second + 42, 4, zero);
   EXPECT_EQ(error_for(overlapping), "entry 'm/byteorder': found another name in its own header");
+}
+
+// Names may hold anything; messages with them stay on one line and draw nothing on a terminal.
+TEST_F(TorchFiles, ControlCharactersInNamesAreShown) {
+  EXPECT_EQ(error_for(zip_text({{"m\n\x1b[2J/data.pkl", "x", 12}})),
+            "entry 'm\\n\\x1b[2J/data.pkl': found compression method 12, expected 0 (stored) or 8 (deflated)");
 }
 
 TEST_F(TorchFiles, OldFormatIsNamed) {

@@ -15,8 +15,7 @@ foreach(file ${fuzz_files})
   if(name STREQUAL "config")  # two files of layers/; the rest of it needs all ops
     target_sources(${target} PRIVATE ${CMAKE_SOURCE_DIR}/layers/config.cpp ${CMAKE_SOURCE_DIR}/layers/tensors.cpp)
   endif()
-  # A corpus that libFuzzer may add to comes first; the seeds stay as they are.
-  add_test(NAME fuzz.${name} COMMAND ${CMAKE_COMMAND} -E env ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=0
-    $<TARGET_FILE:${target}> -runs=2000 ${CMAKE_CURRENT_SOURCE_DIR}/fuzz/corpus/${name})
-  set_tests_properties(fuzz.${name} PROPERTIES TIMEOUT 600)
+  add_test(NAME fuzz.${name} COMMAND ${target} -runs=2000 ${CMAKE_CURRENT_SOURCE_DIR}/fuzz/corpus/${name})
+  set_tests_properties(fuzz.${name} PROPERTIES TIMEOUT 600
+    ENVIRONMENT LSAN_OPTIONS=suppressions=${CMAKE_CURRENT_SOURCE_DIR}/fuzz/leaks.txt:print_suppressions=0)
 endforeach()

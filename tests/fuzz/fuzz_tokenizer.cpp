@@ -10,7 +10,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   fuzz::expect_error_or_result([&] {
     const Tokenizer tokenizer = Tokenizer::from_json(Json::parse(json, "tokenizer.json"));
     const std::vector<int32_t> ids = tokenizer.encode(text.substr(0, 4096));
-    tokenizer.decode(ids);
+    tokenizer.decode(ids, true);
+    tokenizer.decode(ids, false);
   });
   return 0;
 }

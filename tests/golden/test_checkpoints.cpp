@@ -5,8 +5,10 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/file.h"
 #include "core/gguf_blocks.h"
 #include "core/gguf_model.h"
+#include "core/safetensors.h"
 #include "core/tensor_source.h"
 #include "data/tokenizer.h"
 #include "layers/config.h"
@@ -71,6 +73,33 @@ INSTANTIATE_TEST_SUITE_P(Layouts, Checkpoints, ::testing::ValuesIn(kLayouts), []
   std::replace(name.begin(), name.end(), '-', '_');
   return name;
 });
+
+// What is stored as it is wanted takes the way without a conversion, and is looked through for NaN on it.
+TEST(CheckpointWeights, NarrowTensorsAreLoadedAsTheyAre) {
+  const ModelConfig config = read_model_config(kFolder + "/bf16");
+  for (const char* folder : {"/bf16", "/bin-bf16"}) {
+    const TensorSource source = TensorSource::open(kFolder + folder);
+    const ModelWeights weights = load_frozen_weights(ctx(), config, source, DType::bf16);
+    for (const auto& [name, tensor] : weights.frozen()) {
+      EXPECT_EQ(tensor.dtype(), DType::bf16) << name;
+      EXPECT_EQ(tensor.to_floats(ctx()), source.read_floats(name_in_source(source, name))) << name;
+    }
+  }
+  const TempDir dir;
+  std::string content = read_file(kFolder + "/bf16/model.safetensors");
+  const SafetensorsFile file(kFolder + "/bf16/model.safetensors");
+  const std::string name = "language_model.lm_head.bias";
+  const size_t at = content.size() - static_cast<size_t>(file.infos().back().end - file.info(name).begin);
+  content[at + 6] = '\x80';  // element 3 becomes an infinity
+  content[at + 7] = '\x7f';
+  write_file_atomic(dir.file("model.safetensors"), content);
+  try {
+    load_frozen_weights(ctx(), config, TensorSource::open(dir.path()), DType::bf16);
+    FAIL() << "no error";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.what(), dir.path() + ": '" + name + "': found inf at element 3, expected finite numbers");
+  }
+}
 
 TEST(CheckpointParts, MissingPartsAndMisshapenTensorsAreOneError) {
   const TempDir dir;

@@ -25,7 +25,8 @@ inline void put_number(std::string& out, uint64_t value, int width) {
   for (int i = 0; i < width; ++i) out += static_cast<char>(value >> (8 * i) & 0xff);
 }
 
-inline std::string zip_text(const std::vector<ZipSpec>& entries) {
+// `zip64`: every size and place stands in the fields of ZIP64 only, as in archives of more than 4 GiB.
+inline std::string zip_text(const std::vector<ZipSpec>& entries, bool zip64 = false) {
   std::string out;
   std::string directory;
   for (const ZipSpec& entry : entries) {
@@ -46,16 +47,41 @@ inline std::string zip_text(const std::vector<ZipSpec>& entries) {
     out += "PK\3\4" + common + entry.name + entry.content;
     directory += "PK\1\2" + std::string("\24\0", 2) + common;
     put_number(directory, 0, 10);
-    put_number(directory, begin, 4);
+    put_number(directory, zip64 ? 0xffffffff : begin, 4);
     directory += entry.name;
+    if (!zip64) continue;
+    const size_t record = directory.size() - entry.name.size() - 46;
+    directory.replace(record + 20, 8, std::string(8, '\xff'));
+    directory[record + 30] = 28 + 5;
+    directory += std::string("\x77\x77\1\0x", 5);  // a field of another kind first
+    put_number(directory, 1, 2);
+    put_number(directory, 24, 2);
+    put_number(directory, size, 8);
+    put_number(directory, entry.content.size(), 8);
+    put_number(directory, begin, 8);
   }
   const uint64_t at = out.size();
-  out += directory + "PK\5\6";
+  out += directory;
+  if (zip64) {
+    const uint64_t record = out.size();
+    out += "PK\6\6";
+    put_number(out, 44, 8);
+    put_number(out, 0, 12);
+    put_number(out, entries.size(), 8);
+    put_number(out, entries.size(), 8);
+    put_number(out, directory.size(), 8);
+    put_number(out, at, 8);
+    out += "PK\6\7";
+    put_number(out, 0, 4);
+    put_number(out, record, 8);
+    put_number(out, 1, 4);
+  }
+  out += "PK\5\6";
   put_number(out, 0, 4);
-  put_number(out, entries.size(), 2);
-  put_number(out, entries.size(), 2);
-  put_number(out, directory.size(), 4);
-  put_number(out, at, 4);
+  put_number(out, zip64 ? 0xffff : entries.size(), 2);
+  put_number(out, zip64 ? 0xffff : entries.size(), 2);
+  put_number(out, zip64 ? 0xffffffff : directory.size(), 4);
+  put_number(out, zip64 ? 0xffffffff : at, 4);
   put_number(out, 0, 2);
   return out;
 }
