@@ -8,9 +8,28 @@
 
 namespace matvlm {
 
+// `text` on one line: control characters, which names out of a hostile file may hold, become \n and \x1b.
+inline std::string one_line(const std::string& text) {
+  constexpr const char* kDigits = "0123456789abcdef";
+  std::string out;
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte >= 0x20 && byte != 0x7f) {
+      out += c;
+    } else if (c == '\n') {
+      out += "\\n";
+    } else {
+      out += "\\x";
+      out += kDigits[byte >> 4];
+      out += kDigits[byte & 15];
+    }
+  }
+  return out;
+}
+
 class Error : public std::runtime_error {
  public:
-  using std::runtime_error::runtime_error;
+  explicit Error(const std::string& message) : std::runtime_error(one_line(message)) {}
 };
 
 // Concatenates its arguments as operator<< prints them.

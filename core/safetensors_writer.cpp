@@ -1,9 +1,7 @@
-// Writer of the safetensors format, and the conversions between float and the stored dtypes.
+// Writer of the safetensors format.
 #include <algorithm>
-#include <bit>
-#include <cmath>
-#include <cstring>
 #include <set>
+#include <utility>
 
 #include "core/error.h"
 #include "core/json.h"
@@ -78,50 +76,19 @@ std::string make_header(const std::string& path, const std::vector<TensorSpec>& 
   return text;
 }
 
-template <class T>
-void convert_elements(std::span<const std::byte> bytes, std::span<float> out) {
-  for (size_t i = 0; i < out.size(); ++i) {
-    T value;
-    std::memcpy(&value, bytes.data() + i * sizeof(T), sizeof(T));
-    out[i] = static_cast<float>(value);
+// Values as `to` of them, appended block by block.
+template <class T, class To>
+void append_converted(SafetensorsWriter& writer, const std::string& name, std::span<const float> values, const To& to) {
+  std::vector<T> block(std::min(kConversionBlock, values.size()));
+  for (size_t begin = 0; begin < values.size(); begin += block.size()) {
+    block.resize(std::min(block.size(), values.size() - begin));
+    std::transform(values.begin() + static_cast<std::ptrdiff_t>(begin),
+                   values.begin() + static_cast<std::ptrdiff_t>(begin + block.size()), block.begin(), to);
+    writer.append(name, std::as_bytes(std::span<const T>(block)));
   }
 }
-
-// IEEE binary16 by its bits.
-struct Half {
-  uint16_t bits;
-  explicit operator float() const {
-    const uint32_t sign = static_cast<uint32_t>(bits & 0x8000U) << 16;
-    const uint32_t exponent = (bits >> 10) & 0x1fU;
-    const uint32_t fraction = bits & 0x3ffU;
-    if (exponent == 0) {  // zero and subnormal: fraction * 2^-24
-      const float magnitude = std::ldexp(static_cast<float>(fraction), -24);
-      return sign != 0 ? -magnitude : magnitude;
-    }
-    const uint32_t wide = exponent == 31 ? 255U : exponent + 112U;
-    return std::bit_cast<float>(sign | (wide << 23) | (fraction << 13));
-  }
-};
 
 }  // namespace
-
-void convert_to_floats(const std::string& what, DType dtype, std::span<const std::byte> bytes, std::span<float> out) {
-  const auto count = static_cast<int64_t>(bytes.size()) / dtype_size(dtype);
-  check(count == static_cast<int64_t>(out.size()), what, ": found ", count, " elements, expected ", out.size());
-  switch (dtype) {
-    case DType::f32:
-      if (!bytes.empty()) std::memcpy(out.data(), bytes.data(), bytes.size());
-      return;
-    case DType::bf16:
-      return convert_elements<bf16>(bytes, out);
-    case DType::f16:
-      return convert_elements<Half>(bytes, out);
-    case DType::f64:
-      return convert_elements<double>(bytes, out);
-    default:
-      fail(what, ": found dtype ", dtype_name(dtype), ", expected f32, bf16, f16 or f64");
-  }
-}
 
 SafetensorsWriter::SafetensorsWriter(const std::string& path, std::vector<TensorSpec> tensors,
                                      const std::map<std::string, std::string>& metadata)
@@ -167,19 +134,10 @@ void SafetensorsWriter::append_floats(const std::string& name, std::span<const f
   if (current_ >= tensors_.size() || values.empty()) return append(name, std::as_bytes(values));
   const DType dtype = tensors_[current_].dtype;
   if (dtype == DType::f32) return append(name, std::as_bytes(values));
-  for (size_t begin = 0; begin < values.size(); begin += kConversionBlock) {
-    const auto block = values.subspan(begin, std::min(kConversionBlock, values.size() - begin));
-    if (dtype == DType::bf16) {
-      std::vector<bf16> narrow(block.size());
-      std::transform(block.begin(), block.end(), narrow.begin(), [](float x) { return bf16(x); });
-      append(name, std::as_bytes(std::span<const bf16>(narrow)));
-    } else if (dtype == DType::f64) {
-      const std::vector<double> wide(block.begin(), block.end());
-      append(name, std::as_bytes(std::span<const double>(wide)));
-    } else {
-      fail(path_, ": tensor '", name, "': found floats, expected ", dtype_name(dtype));
-    }
-  }
+  if (dtype == DType::bf16) return append_converted<bf16>(*this, name, values, [](float x) { return bf16(x); });
+  if (dtype == DType::f16) return append_converted<uint16_t>(*this, name, values, float_to_half);
+  if (dtype == DType::f64) return append_converted<double>(*this, name, values, [](float x) { return double{x}; });
+  fail(path_, ": tensor '", name, "': found floats, expected ", dtype_name(dtype));
 }
 
 void SafetensorsWriter::commit() {

@@ -103,7 +103,7 @@ std::string with_image_mark(const std::string& question) {
 }
 
 EncodedConversation encode_conversation(const std::vector<Turn>& turns, const ConversationTemplate& form,
-                                        const Tokenizer& tokenizer) {
+                                        const Tokenizer& tokenizer, int64_t max_length) {
   check(!turns.empty(), "conversation: found no turn, expected at least one question with its answer");
   const int32_t end_id = end_id_of(form, tokenizer);
   EncodedConversation out;
@@ -116,7 +116,13 @@ EncodedConversation encode_conversation(const std::vector<Turn>& turns, const Co
   const std::vector<int32_t> ids = encode_with_images(render_conversation(turns, form), tokenizer);
   whole.insert(whole.end(), ids.begin(), ids.end());
   out.consistent = out.consistent && whole == out.input_ids;
-  if (!out.consistent) {
+  const auto kept = static_cast<std::ptrdiff_t>(max_length);
+  if (!out.consistent && max_length > 0 && std::ssize(out.input_ids) >= kept && std::ssize(whole) >= kept &&
+      std::equal(whole.begin(), whole.begin() + kept, out.input_ids.begin())) {
+    out.consistent = true;  // up to where the row is cut
+    out.labels.resize(whole.size(), kIgnoreLabel);
+    out.input_ids = std::move(whole);
+  } else if (!out.consistent) {
     out.labels.assign(whole.size(), kIgnoreLabel);
     out.input_ids = std::move(whole);
   }

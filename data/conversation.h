@@ -55,9 +55,11 @@ struct EncodedConversation {
   bool consistent = true;
 };
 
-// Error when the tokenizer has no token `end_token`, or when there is no turn.
+// Error when the tokenizer has no token `end_token`, or when there is no turn. `max_length`: what the row will be cut
+// to; turns that do not add up behind it do no harm, so the labels before them stay, as in published trainers. 0 = no
+// cut.
 EncodedConversation encode_conversation(const std::vector<Turn>& turns, const ConversationTemplate& form,
-                                        const Tokenizer& tokenizer);
+                                        const Tokenizer& tokenizer, int64_t max_length = 0);
 
 // Ids up to and with the assistant_prefix of the last turn, whose answer is not looked at: what a model continues.
 std::vector<int32_t> encode_prompt(const std::vector<Turn>& turns, const ConversationTemplate& form,

@@ -129,12 +129,23 @@ struct Hdf5File::Impl {
     return arrays.emplace(name, std::move(opened)).first->second.get();
   }
 
+  // Elements that were never written cost nothing in a file, and as much memory as it likes in a reader.
+  void check_stored(const std::string& name, hsize_t size) const {
+    if (!temporary.empty()) return;  // our own, whose last elements may still be in the cache
+    hsize_t whole = 0;
+    must(H5Fget_filesize(file.get(), &whole), "cannot find the size");
+    const hsize_t stored = std::min<hsize_t>(H5Dget_storage_size(array(name)), whole);
+    check(size <= stored, path, ": array '", name, "': found ", size, " elements in ", stored,
+          " bytes of the file, expected fewer");
+  }
+
   int64_t length(const std::string& name) const {
     const Handle space(H5Dget_space(array(name)), H5Sclose);
     const int rank = must(H5Sget_simple_extent_ndims(space.get()), "array '" + name + "'");
     check(rank == 1, path, ": array '", name, "': found ", rank, " dimensions, expected 1");
     hsize_t size = 0;
     must(H5Sget_simple_extent_dims(space.get(), &size, nullptr), "array '" + name + "'");
+    check_stored(name, size);
     return static_cast<int64_t>(size);
   }
 
@@ -329,6 +340,11 @@ void sync_path(const std::string& path, const std::string& shown) {
 }
 
 }  // namespace
+
+void Hdf5File::commit(const std::string& path) {
+  impl_->path = path;
+  commit();
+}
 
 void Hdf5File::commit() {
   {

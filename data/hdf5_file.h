@@ -31,6 +31,8 @@ class Hdf5File {
   void append(const std::string& name, std::span<const int64_t> values);
   // Flushes to the disk and renames to the final path. The object cannot be used afterwards.
   void commit();
+  // As commit(), to another path on the same file system.
+  void commit(const std::string& path);
 
   bool has_attribute(const std::string& name) const;
   int64_t int_attribute(const std::string& name) const;

@@ -27,7 +27,8 @@ struct ImagePreprocess {
   ImageAspect aspect = ImageAspect::square;
 };
 
-// Decodes PNG (all colour types and depths; alpha is composed over white) or JPEG (grey, YCbCr, CMYK; EXIF orientation
+// Decodes PNG (all colour types and depths; transparency is left out, as by Pillow's
+// convert("RGB"), and 16 bits of grey are scaled, of which Pillow makes white) or JPEG (grey, YCbCr, CMYK; EXIF orientation
 // applied). The format is taken from the bytes, never from a file name. `source` heads the error message of a
 // truncated, empty, oversized (> 2^27 pixels) or unknown picture.
 Image decode_image(std::span<const uint8_t> bytes, const std::string& source);

@@ -63,23 +63,35 @@ void check_marks(const std::vector<Turn>& turns, const std::string& image, const
 }  // namespace
 
 LlavaFile::LlavaFile(const std::string& json_path, const std::string& image_folder)
-    : json_path_(json_path), image_folder_(image_folder), document_(Json::read_file(json_path)) {
-  check(document_.is_array(), json_path, ": found no array, expected an array of samples");
-  size_ = document_.size();
-  check(size_ > 0, json_path, ": found no samples, expected at least one");
+    : json_path_(json_path), image_folder_(image_folder), reader_(json_path) {
+  pending_ = reader_.next(text_);
+  check(pending_, json_path, ": found no samples, expected at least one");
 }
 
-std::string LlavaFile::place(int64_t index, const std::string& id) const {
-  return cat(json_path_, ": sample ", index, id.empty() ? "" : cat(" (id '", id, "')"), ": ");
+bool LlavaFile::next() {
+  if (pending_) {
+    pending_ = false;
+    return true;
+  }
+  return reader_.next(text_);
 }
 
-ConversationSample LlavaFile::sample(int64_t index) const {
-  const Json entry = document_.at(index);
+void LlavaFile::resume(int64_t index, int64_t position) {
+  pending_ = false;
+  reader_.resume(index, position);
+}
+
+std::string LlavaFile::place(const std::string& id) const {
+  return cat(json_path_, ": sample ", index(), id.empty() ? "" : cat(" (id '", id, "')"), ": ");
+}
+
+ConversationSample LlavaFile::sample() const {
   ConversationSample out;
-  out.index = index;
+  out.index = index();
   try {
+    const Json entry = Json::parse(text_, json_path_);
     out.id = read_id(entry);
-    const std::string where = place(index, out.id);
+    const std::string where = place(out.id);
     out.image = read_image(entry, where);
     out.turns = read_turns(entry, where);
     read_categories(entry, out.turns, where);
@@ -90,7 +102,7 @@ ConversationSample LlavaFile::sample(int64_t index) const {
   } catch (const Error& error) {  // of Json: "file: key ...", without the sample's id
     std::string message = error.what();
     if (message.starts_with(json_path_ + ": ")) message.erase(0, json_path_.size() + 2);
-    throw SampleError("malformed", place(index, out.id) + message);
+    throw SampleError("malformed", place(out.id) + message);
   }
   return out;
 }
@@ -114,7 +126,6 @@ std::vector<Turn> LlavaFile::read_turns(const Json& entry, const std::string& pl
     if (expect_question) {
       turns.push_back({value, "", ""});
     } else {
-      if (strip(value).empty()) reject("empty answer", place, "found an empty answer in conversations[", i, "]");
       turns.back().answer = value;
     }
     expect_question = !expect_question;

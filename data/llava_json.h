@@ -9,6 +9,7 @@
 
 #include "core/error.h"
 #include "core/json.h"
+#include "core/json_array_reader.h"
 #include "data/conversation.h"
 
 namespace matvlm {
@@ -32,22 +33,31 @@ struct ConversationSample {
   std::vector<Turn> turns;
 };
 
+// Samples one after the other, in the memory of the largest one.
 class LlavaFile {
  public:
-  // Error when the file cannot be read, is no JSON, or holds no array of samples. Without a picture folder (an empty
-  // name) a sample with a picture is a SampleError.
+  // Error when the file cannot be read, is no array, or holds no sample. Without a picture folder (an empty name) a
+  // sample with a picture is a SampleError.
   LlavaFile(const std::string& json_path, const std::string& image_folder);
 
-  int64_t size() const { return size_; }
+  // Goes to the next sample; false after the last one. Error where the file is cut short or its brackets and commas do
+  // not match, so that no further sample can be found.
+  bool next();
+  int64_t index() const { return reader_.index(); }        // of the current sample
+  int64_t position() const { return reader_.position(); }  // bytes of the file up to its end
+  int64_t size() const { return reader_.size(); }          // of the file
+  // Goes on behind sample `index`, which ended at `position`.
+  void resume(int64_t index, int64_t position);
 
-  // SampleError: missing or mistyped key, unknown `from`, questions and answers that do not alternate, an empty answer,
-  // an image mark without a picture, a picture without a mark, two pictures or marks, a mark in an answer, a picture
-  // that is missing or outside the folder (absolute, through `..` or a symbolic link). A first turn of gpt, which
-  // answers no question, is left out, as published trainers do.
-  ConversationSample sample(int64_t index) const;
+  // The current sample. SampleError: no JSON, missing or mistyped key, unknown `from`, questions and answers that do
+  // not alternate, an image mark without a picture, a picture without a mark, two pictures or marks, a mark in an
+  // answer, a picture that is missing or outside the folder (absolute, through `..` or a symbolic link). A first turn
+  // of gpt, which answers no question, is left out, as published trainers do. An answer may be empty: its end token is
+  // learnt, as there.
+  ConversationSample sample() const;
 
   // "file: sample 3 (id 'x'): "
-  std::string place(int64_t index, const std::string& id) const;
+  std::string place(const std::string& id) const;
 
  private:
   std::vector<Turn> read_turns(const Json& entry, const std::string& place) const;
@@ -55,8 +65,9 @@ class LlavaFile {
 
   std::string json_path_;
   std::string image_folder_;
-  Json document_;
-  int64_t size_ = 0;
+  JsonArrayReader reader_;
+  std::string text_;      // of the current sample
+  bool pending_ = false;  // it was read ahead and is the next one
 };
 
 }  // namespace matvlm

@@ -24,6 +24,7 @@ struct PackOptions {
   int64_t tokens_per_image = 729;            // what the model's vision tower gives
   bool skip_bad = false;                     // leave bad samples out and count them, instead of stopping at the first
   bool verify_images = true;                 // decode each picture once, so that a broken one is found now
+  int64_t part_samples = 20000;              // of the JSON between two points from which an ended packing goes on
 };
 
 struct PackReport {
@@ -36,13 +37,24 @@ struct PackReport {
   int64_t cut_samples = 0;                 // longer than max_length before or after the splice
   std::map<std::string, int64_t> skipped;  // reason -> samples
   std::vector<std::string> messages;       // of the first skipped samples, one line each
+  int64_t resumed_samples = 0;             // of the JSON, packed by an earlier call that was ended
 };
 
-using PackProgress = std::function<void(int64_t done, int64_t total)>;
+struct PackProgress {
+  int64_t samples = 0;  // of the JSON so far
+  int64_t bytes = 0;    // of the JSON so far, of `total_bytes`
+  int64_t total_bytes = 0;
+};
+using PackProgressFunction = std::function<void(const PackProgress&)>;
 
 // Two faults never stop the packing, they are counted: "pieces do not add up" (see EncodedConversation::consistent) and
 // "no answer left" (the cuts leave no label that counts). Others are Errors unless skip_bad. Error when no sample is
-// left. The output appears complete or not at all; an older file there is replaced.
-PackReport pack_dataset(const PackOptions& options, const Tokenizer& tokenizer, const PackProgress& progress = {});
+// left. The output appears complete or not at all; an older file there is replaced. Every sample left out is a line of
+// OUTPUT.skipped.jsonl: index, id, reason, message.
+// Memory: that of the largest sample and some 100 bytes for each different picture. What is packed is kept in the
+// folder OUTPUT.parts while it grows: a call with the same options and an unchanged JSON goes on from there after the
+// program was ended, however, and gives the same file; parts of anything else are removed.
+PackReport pack_dataset(const PackOptions& options, const Tokenizer& tokenizer,
+                        const PackProgressFunction& progress = {});
 
 }  // namespace matvlm

@@ -36,22 +36,25 @@ class TextPacker {
     check(!options.paths.empty(), "pack: found no files of text, expected at least one");
   }
 
-  TextPackReport run(const PackProgress& progress) {
+  TextPackReport run(const PackProgressFunction& progress) {
     TextProblems problems;
     problems.skip = options_.skip_bad;
     problems.report = [this](const std::string& reason, const std::string& message) {
       ++report_.skipped[reason];
       if (report_.messages.size() < kMaxMessages) report_.messages.push_back(message);
     };
+    const auto bytes_read = [&](int64_t done, int64_t total) {
+      if (progress) progress({report_.documents, done, total});
+    };
     read_texts(
-        options_.paths, problems, [this](const TextDocument& document) { add(document); }, progress);
+        options_.paths, problems, [this](const TextDocument& document) { add(document); }, bytes_read);
     flush();
     check(report_.predicted > 0, options_.paths.front(), ": found no text to learn from, expected at least two tokens");
     PackAttributes attributes;
     attributes.template_name = kTextTemplate;
     attributes.max_length = options_.max_length;
     attributes.skipped = report_.skipped;
-    writer_.commit(attributes, tokenizer_);
+    writer_.commit(options_.output, attributes, tokenizer_);
     report_.rows = writer_.rows();
     report_.tokens = writer_.tokens();
     return report_;
@@ -97,7 +100,8 @@ class TextPacker {
 
 }  // namespace
 
-TextPackReport pack_texts(const TextPackOptions& options, const Tokenizer& tokenizer, const PackProgress& progress) {
+TextPackReport pack_texts(const TextPackOptions& options, const Tokenizer& tokenizer,
+                          const PackProgressFunction& progress) {
   return TextPacker(options, tokenizer).run(progress);
 }
 

@@ -31,6 +31,6 @@ struct TextPackReport {
 // Error for a bad document (unless skip_bad), a tokenizer without the end token, or when nothing is left to learn from.
 // The output appears complete or not at all. progress: bytes of the files.
 TextPackReport pack_texts(const TextPackOptions& options, const Tokenizer& tokenizer,
-                          const PackProgress& progress = {});
+                          const PackProgressFunction& progress = {});
 
 }  // namespace matvlm

@@ -1,5 +1,6 @@
 #include "data/pack_writer.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "core/error.h"
@@ -9,8 +10,23 @@
 namespace matvlm {
 namespace {
 
+constexpr int64_t kBlock = int64_t{1} << 20;  // elements copied at a time
+
 std::span<const uint8_t> bytes_of(const std::string& text) {
   return {reinterpret_cast<const uint8_t*>(text.data()), text.size()};
+}
+
+// Elements from `begin` on, plus `shift`, to the end of the array of the same name.
+template <class T>
+void copy_array(const Hdf5File& from, Hdf5File& to, const std::string& name, int64_t begin, T shift) {
+  const int64_t length = from.length(name);
+  std::vector<T> block;
+  for (; begin < length; begin += std::ssize(block)) {
+    block.resize(static_cast<size_t>(std::min(kBlock, length - begin)));
+    from.read(name, begin, std::span<T>(block));
+    for (T& value : block) value = static_cast<T>(value + shift);
+    to.append(name, std::span<const T>(block));
+  }
 }
 
 }  // namespace
@@ -26,6 +42,12 @@ void PackWriter::Ragged::add(const std::string& row) {
   file_.append(name_ + "/offsets", std::span<const int64_t>(&end_, 1));
 }
 
+void PackWriter::Ragged::append(const Hdf5File& part) {
+  copy_array<uint8_t>(part, file_, name_ + "/bytes", 0, 0);
+  copy_array<int64_t>(part, file_, name_ + "/offsets", 1, end_);  // the first is the 0 that is there already
+  end_ += part.length(name_ + "/bytes");
+}
+
 PackWriter::PackWriter(const std::string& path, bool text)
     : file_(Hdf5File::create(path)),
       text_(text),
@@ -38,13 +60,13 @@ PackWriter::PackWriter(const std::string& path, bool text)
   const int64_t zero = 0;
   for (const char* name : {"token_offsets", "turn_offsets"}) file_.append(name, std::span<const int64_t>(&zero, 1));
   for (const char* name : {"tokens", "labels"}) file_.append(name, std::span<const int32_t>());
+  file_.append("image_of_sample", std::span<const int64_t>());
   if (text_) file_.append("sequence_offsets", std::span<const int64_t>(&zero, 1));
 }
 
-int64_t PackWriter::add_image(const std::string& bytes, const std::string& name) {
+void PackWriter::add_image(const std::string& bytes, const std::string& name) {
   images_.add(bytes);
   image_names_.add(name);
-  return n_images_++;
 }
 
 void PackWriter::add(const PackRow& row) {
@@ -72,7 +94,23 @@ void PackWriter::add(const PackRow& row) {
   ++rows_;
 }
 
-void PackWriter::commit(const PackAttributes& attributes, const Tokenizer& tokenizer) {
+void PackWriter::append(const std::string& part) {
+  const Hdf5File from = Hdf5File::open(part);
+  copy_array<int32_t>(from, file_, "tokens", 0, 0);
+  copy_array<int32_t>(from, file_, "labels", 0, 0);
+  copy_array<int64_t>(from, file_, "token_offsets", 1, tokens_);
+  copy_array<int64_t>(from, file_, "turn_offsets", 1, turns_);
+  copy_array<int64_t>(from, file_, "image_of_sample", 0, 0);
+  if (text_) copy_array<int64_t>(from, file_, "sequence_offsets", 1, tokens_);
+  tokens_ += from.length("tokens");
+  turns_ += from.length("questions/offsets") - 1;
+  rows_ += from.length("image_of_sample");
+  for (Ragged* array : {&images_, &image_names_, &sample_ids_, &questions_, &answers_, &categories_}) {
+    array->append(from);
+  }
+}
+
+void PackWriter::commit(const std::string& path, const PackAttributes& attributes, const Tokenizer& tokenizer) {
   Json skipped = Json::object();
   for (const auto& [reason, count] : attributes.skipped) skipped.set(reason, count);
   file_.write_attribute("format", std::string(kPackFormat));
@@ -87,7 +125,7 @@ void PackWriter::commit(const PackAttributes& attributes, const Tokenizer& token
   file_.write_attribute("max_length", attributes.max_length);
   file_.write_attribute("samples", rows_);
   file_.write_attribute("skipped", skipped.dump());
-  file_.commit();
+  file_.commit(path);
 }
 
 }  // namespace matvlm

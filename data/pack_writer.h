@@ -1,4 +1,4 @@
-// Writes the arrays and attributes of a pack (FORMAT.md), row by row.
+// Writes the arrays and attributes of a pack (FORMAT.md): rows are added one by one, or all those of a part.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@ namespace matvlm {
 struct PackRow {
   std::string id;
   std::vector<int32_t> ids, labels;
-  int64_t image = -1;  // of add_image; -1: none
+  int64_t image = -1;  // index of the picture among all of the pack; -1: none
   std::vector<Turn> turns;
   std::vector<int64_t> sequences;  // text packs: end of every text in the row, rising, the last one ids.size()
 };
@@ -31,16 +31,20 @@ struct PackAttributes {
 
 class PackWriter {
  public:
-  // text: rows of several texts, without conversations. The file appears with commit() or not at all.
+  // text: rows of several texts, without conversations. The file appears with a commit or not at all.
   PackWriter(const std::string& path, bool text);
 
-  int64_t add_image(const std::string& bytes, const std::string& name);  // its index
+  void add_image(const std::string& bytes, const std::string& name);
   void add(const PackRow& row);
-  void commit(const PackAttributes& attributes, const Tokenizer& tokenizer);
+  // All rows and pictures of a committed part of the same kind, whose rows count the pictures from the first part on.
+  void append(const std::string& part);
+  // The arrays alone, for append().
+  void commit_part() { file_.commit(); }
+  // The pack, under `path` (on the same file system).
+  void commit(const std::string& path, const PackAttributes& attributes, const Tokenizer& tokenizer);
 
   int64_t rows() const { return rows_; }
   int64_t tokens() const { return tokens_; }
-  int64_t images() const { return n_images_; }
 
  private:
   // Rows of bytes of different lengths in two arrays.
@@ -48,6 +52,7 @@ class PackWriter {
    public:
     Ragged(Hdf5File& file, std::string name);
     void add(const std::string& row);
+    void append(const Hdf5File& part);
 
    private:
     Hdf5File& file_;
@@ -66,7 +71,6 @@ class PackWriter {
   int64_t rows_ = 0;
   int64_t tokens_ = 0;
   int64_t turns_ = 0;
-  int64_t n_images_ = 0;
 };
 
 }  // namespace matvlm

@@ -48,7 +48,8 @@ class PngReader {
   int64_t height() const { return png_get_image_height(png_, info_); }
   int64_t channels() const { return png_get_channels(png_, info_); }
 
-  // After it the rows that come are 8-bit RGB or RGBA.
+  // After it the rows that come are 8-bit RGB. Transparency is left out, as Pillow does in convert("RGB"), with which
+  // published trainers read pictures.
   bool read_header() {
     if (setjmp(png_jmpbuf(png_)) != 0) return false;
     png_set_read_fn(png_, this, on_read);
@@ -57,6 +58,7 @@ class PngReader {
     png_set_expand(png_);
     png_set_scale_16(png_);
     png_set_gray_to_rgb(png_);
+    png_set_strip_alpha(png_);
     png_set_interlace_handling(png_);
     return true;
   }
@@ -97,17 +99,6 @@ class PngReader {
   size_t offset_ = 0;
   bool ended_ = false;
 };
-
-std::vector<uint8_t> compose_over_white(const std::vector<uint8_t>& rgba) {
-  std::vector<uint8_t> rgb(rgba.size() / 4 * 3);
-  for (size_t i = 0; i < rgba.size() / 4; ++i) {
-    const int alpha = rgba[4 * i + 3];
-    for (size_t c = 0; c < 3; ++c) {
-      rgb[3 * i + c] = static_cast<uint8_t>((rgba[4 * i + c] * alpha + 255 * (255 - alpha) + 127) / 255);
-    }
-  }
-  return rgb;
-}
 
 class PngWriter {
  public:
@@ -164,12 +155,13 @@ Image decode_png(std::span<const uint8_t> bytes, const std::string& source) {
   image.height = reader.height();
   check_image_size(image.width, image.height, source);
   if (!reader.start_rows()) reader.fail_reading();
-  const int64_t stride = image.width * reader.channels();
+  check(reader.channels() == 3, source, ": found ", reader.channels(), " channels, expected 3");
+  const int64_t stride = image.width * 3;
   std::vector<uint8_t> pixels(static_cast<size_t>(stride * image.height));
   std::vector<png_bytep> rows(static_cast<size_t>(image.height));
   for (size_t y = 0; y < rows.size(); ++y) rows[y] = pixels.data() + y * static_cast<size_t>(stride);
   if (!reader.read_rows(rows.data())) reader.fail_reading();
-  image.rgb = reader.channels() == 4 ? compose_over_white(pixels) : std::move(pixels);
+  image.rgb = std::move(pixels);
   return image;
 }
 

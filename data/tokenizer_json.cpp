@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "core/gguf_model.h"
 #include "data/byte_alphabet.h"
 #include "data/normalize.h"
 #include "data/sha256.h"
@@ -46,7 +47,11 @@ std::string replaced_string(const Json& step) {
 
 }  // namespace
 
-Tokenizer Tokenizer::read_file(const std::string& path) { return from_json(Json::read_file(path)); }
+Tokenizer Tokenizer::read_file(const std::string& path) {
+  const std::string gguf = gguf_file_of(path);
+  if (gguf.empty()) return from_json(Json::read_file(path));
+  return from_json(Json::parse(gguf_tokenizer_json(GgufFile(gguf)), path + ": tokenizer"));
+}
 
 Tokenizer Tokenizer::from_json(const Json& document) {
   Tokenizer out;

@@ -11,6 +11,7 @@
 #include "core/file.h"
 #include "core/hash.h"
 #include "core/json.h"
+#include "core/safetensors.h"
 
 namespace matvlm {
 namespace {
@@ -71,13 +72,13 @@ void check_slots(const std::vector<Slot>& slots, const TensorSource& source, boo
       append_problem(problems, cat("missing '", slot.name, "' ", shape_string(slot.tensor.shape())));
       continue;
     }
-    const SafetensorsInfo& info = source.info(slot.name);
+    const TensorInfo& info = source.info(slot.name);
     if (info.shape != slot.tensor.shape()) {
       append_problem(problems, cat("'", slot.name, "' has shape ", shape_string(info.shape), ", expected ",
                                    shape_string(slot.tensor.shape())));
     }
-    if (!info.dtype || (*info.dtype != DType::f32 && *info.dtype != DType::bf16)) {
-      append_problem(problems, cat("'", slot.name, "' has dtype ", info.type, ", expected F32 or BF16"));
+    if (!info.holds_floats()) {
+      append_problem(problems, cat("'", slot.name, "' has dtype ", info.type, ", expected F32, BF16 or F16"));
     }
   }
   for (const std::string& name : source.names()) {
@@ -185,8 +186,11 @@ RunState read_checkpoint_state(const std::string& directory) {
   return state_from(json);
 }
 
-void load_masters(Context& ctx, ParameterStore& parameters, const TensorSource& source, bool allow_more) {
-  read_slots(ctx, master_slots(parameters), source, allow_more);
+void load_masters(Context& ctx, ParameterStore& parameters, const TensorSource& source, bool allow_more,
+                  const std::function<bool(const std::string&)>& wanted) {
+  std::vector<Slot> slots = master_slots(parameters);
+  if (wanted) std::erase_if(slots, [&](const Slot& slot) { return !wanted(slot.name); });
+  read_slots(ctx, slots, source, allow_more);
   parameters.refresh_compute(ctx);
 }
 

@@ -13,7 +13,7 @@
 
 #include "autograd/parameter.h"
 #include "core/context.h"
-#include "core/safetensors.h"
+#include "core/tensor_source.h"
 
 namespace matvlm {
 
@@ -54,8 +54,10 @@ RunState read_checkpoint_state(const std::string& directory);
 void load_checkpoint(Context& ctx, ParameterStore& parameters, const std::string& directory);
 
 // Trained tensors of `source` into the masters and compute copies. `allow_more`: names that the store lacks are
-// ignored.
-void load_masters(Context& ctx, ParameterStore& parameters, const TensorSource& source, bool allow_more);
+// ignored. `wanted`: only the parameters for which it holds, all of which must be there; none: all parameters. Error
+// for values that are not finite.
+void load_masters(Context& ctx, ParameterStore& parameters, const TensorSource& source, bool allow_more,
+                  const std::function<bool(const std::string&)>& wanted = {});
 
 // The checkpoints of a run, in RUN/checkpoints.
 class CheckpointFolder {

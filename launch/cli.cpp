@@ -184,13 +184,20 @@ class Parser {
 
     std::shared_ptr<ExportArgs> out;
     CLI::App& x = add(app_, "export", "write a run's model as a Hugging Face style folder", out, run_export);
-    x.add_option("run", out->run, "directory of the run")->required()->type_name("RUN");
+    x.add_option("run", out->run, "directory of the run, or a folder with a model")->required()->type_name("RUN");
     x.add_option("--out", out->out, "folder to write")->required();
     x.add_option("--checkpoint", out->checkpoint, "best, latest, start, or the number of an update")
         ->capture_default_str();
-    x.add_option("--precision", out->precision, "dtype of the weights")
-        ->check(one_of({"f32", "bf16"}))
+    x.add_option("--format", out->format,
+                 "matvlm: the student as the published MaTVLM classes load it; hf-teacher: the frozen teacher back")
+        ->check(one_of({"matvlm", "hf-teacher"}))
         ->capture_default_str();
+    x.add_option("--dtype,--precision", out->dtype,
+                 "of the weights: f32, bf16 or f16; auto is f32, and for hf-teacher what the teacher has")
+        ->check(one_of({"auto", "f32", "bf16", "f16"}))
+        ->capture_default_str();
+    x.add_option("--max-shard-size", out->max_shard_size,
+                 "of a file of weights, e.g. 5GB: several files with an index; without it one file");
   }
 
   void add_data() {
@@ -281,10 +288,12 @@ class Parser {
 
   void add_inspect() {
     std::shared_ptr<InspectArgs> args;
-    CLI::App& i = add(app_, "inspect", "what is in a safetensors file, pack, checkpoint, run or exported folder", args,
-                      run_inspect);
+    CLI::App& i = add(app_, "inspect", "what is in a file of tensors, pack, checkpoint, run or folder with a model",
+                      args, run_inspect);
     i.add_option("path", args->path, "file or folder")->required()->type_name("FILE");
-    i.add_flag("--stats", args->stats, "read all values: smallest, largest, mean, norm, NaN count");
+    i.add_flag("--stats", args->stats, "read all values: smallest, largest, mean, standard deviation, NaN count");
+    i.add_option("--compare", args->compare, "another file or folder of tensors; exit code 1 when they differ")
+        ->type_name("OTHER");
   }
 
   CLI::App app_;

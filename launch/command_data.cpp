@@ -1,12 +1,16 @@
 // matvlm data ...: makes data sets, tokenizers and packs.
 #include <unistd.h>
 
+#include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <filesystem>
 #include <iostream>
 
 #include "core/error.h"
 #include "core/json.h"
+#include "core/json_array_reader.h"
+#include "data/conversation.h"
 #include "data/pack_text.h"
 #include "data/text_source.h"
 #include "launch/cli.h"
@@ -43,11 +47,43 @@ std::string conversation_text(const Json& conversations, const ConversationTempl
 std::string pack_summary(const PackReport& report) {
   std::string text = cat(report.samples, " samples (", report.text_only, " text only), ", report.images, " pictures, ",
                          report.tokens, " tokens, ", report.counted_labels, " learnt from");
+  if (report.resumed_samples > 0)
+    text += cat(", the first ", report.resumed_samples, " of the JSON by an earlier call");
   if (report.cut_samples > 0) text += cat(", ", report.cut_samples, " samples cut");
   for (const auto& [reason, count] : report.skipped) text += cat("\nskipped ", count, ": ", reason);
   for (const std::string& message : report.messages) text += "\n  " + message;
   return text;
 }
+
+// A line on the terminal, redrawn twice a second; nothing where stderr is no terminal.
+class ProgressBar {
+ public:
+  using Clock = std::chrono::steady_clock;
+
+  void show(const PackProgress& at) {
+    const Clock::time_point now = Clock::now();
+    if (!terminal_ || now < next_ || at.total_bytes <= 0) return;
+    if (first_.total_bytes == 0) first_ = at;
+    next_ = now + std::chrono::milliseconds(500);
+    constexpr int kWidth = 30;
+    const double done = static_cast<double>(at.bytes) / static_cast<double>(at.total_bytes);
+    const double seconds = std::chrono::duration<double>(now - start_).count();
+    const double rate = static_cast<double>(at.bytes - first_.bytes) / std::max(seconds, 0.5);
+    const double left = rate > 0 ? static_cast<double>(at.total_bytes - at.bytes) / rate : 0;
+    const std::string bar(static_cast<size_t>(done * kWidth), '#');
+    std::fprintf(stderr, "\rpacking [%-*s] %5.1f %%  %lld samples  %.0f s left \033[K", kWidth, bar.c_str(),
+                 100.0 * done, static_cast<long long>(at.samples), left);
+  }
+  void clear() const {
+    if (terminal_) std::fputs("\r\033[K", stderr);
+  }
+
+ private:
+  bool terminal_ = ::isatty(STDERR_FILENO) == 1;
+  Clock::time_point start_ = Clock::now();
+  Clock::time_point next_ = start_;
+  PackProgress first_;  // the first that was shown: an earlier call may have done what is before it
+};
 
 }  // namespace
 
@@ -70,10 +106,10 @@ int run_data_tokenizer(const DataTokenizerArgs& args) {
   std::vector<std::string> texts;
   if (!args.text.empty()) read_texts(args.text, {}, [&](const TextDocument& d) { texts.push_back(d.text); });
   for (const std::string& path : args.data) {
-    const Json samples = Json::read_file(path);
-    check(samples.is_array(), path, ": found no array, expected one of samples");
-    for (int64_t i = 0; i < samples.size(); ++i) {
-      texts.push_back(conversation_text(samples.at(i).at("conversations"), form));
+    JsonArrayReader samples(path);
+    for (std::string text; samples.next(text);) {
+      const Json sample = Json::parse(text, cat(path, ": sample ", samples.index()));
+      texts.push_back(conversation_text(sample.at("conversations"), form));
     }
   }
   check(!texts.empty(), args.data.empty() ? args.text.front() : args.data.front(),
@@ -103,23 +139,24 @@ int run_data_pack(const DataPackArgs& args) {
         args.text.empty() ? "neither --data nor" : "both --data and", " --text, expected one of them");
   const Tokenizer tokenizer = Tokenizer::read_file(args.tokenizer);
   make_parent(args.options.output);
-  const bool terminal = ::isatty(STDERR_FILENO) == 1;
-  const auto progress = [&](int64_t done, int64_t total) {
-    if (terminal && total > 0)
-      std::fprintf(stderr, "\rpacking %3.0f %%", 100.0 * static_cast<double>(done) / static_cast<double>(total));
-  };
+  ProgressBar bar;
+  const auto progress = [&](const PackProgress& at) { bar.show(at); };
   std::string summary;
+  bool skipped_file = false;
   if (args.text.empty()) {
     PackOptions options = args.options;
     options.form = load_template(options.template_name);
-    summary = pack_summary(pack_dataset(options, tokenizer, progress));
+    const PackReport report = pack_dataset(options, tokenizer, progress);
+    summary = pack_summary(report);
+    skipped_file = !report.skipped.empty();
   } else {
     const PackOptions& o = args.options;
     summary =
         text_summary(pack_texts({args.text, o.output, o.max_length, args.end_token, o.skip_bad}, tokenizer, progress));
   }
-  if (terminal) std::fputs("\r\033[K", stderr);
+  bar.clear();
   std::cout << args.options.output << ": " << summary << "\n";
+  if (skipped_file) std::cout << "all of them: " << args.options.output << ".skipped.jsonl\n";
   return kExitOk;
 }
 

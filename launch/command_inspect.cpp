@@ -8,65 +8,19 @@
 #include <iostream>
 
 #include "core/error.h"
-#include "core/safetensors.h"
-#include "core/tensor.h"
+#include "core/tensor_source.h"
 #include "data/batch.h"
 #include "data/dataset.h"
 #include "launch/checkpoint.h"
 #include "launch/cli.h"
 #include "launch/commands.h"
+#include "launch/inspect_tensors.h"
 #include "launch/metrics.h"
 
 namespace matvlm {
 namespace {
 
 namespace fs = std::filesystem;
-
-// Smallest, largest, mean and norm of the finite values, and how many are not finite.
-std::string value_stats(const std::vector<float>& values) {
-  double low = 0;
-  double high = 0;
-  double sum = 0;
-  double squares = 0;
-  int64_t finite = 0;
-  for (const float value : values) {
-    const double x = value;
-    if (!std::isfinite(x)) continue;
-    low = finite == 0 ? x : std::min(low, x);
-    high = finite == 0 ? x : std::max(high, x);
-    sum += x;
-    squares += x * x;
-    ++finite;
-  }
-  char text[160];
-  std::snprintf(text, sizeof(text), "  min %.4g  max %.4g  mean %.4g  norm %.6g", low, high,
-                finite > 0 ? sum / static_cast<double>(finite) : 0.0, std::sqrt(squares));
-  const int64_t bad = static_cast<int64_t>(values.size()) - finite;
-  return cat(text, bad > 0 ? cat("  not finite ", bad) : "");
-}
-
-bool is_float(const SafetensorsInfo& info) {
-  return info.dtype && (*info.dtype == DType::f32 || *info.dtype == DType::bf16 || *info.dtype == DType::f16 ||
-                        *info.dtype == DType::f64);
-}
-
-void print_tensors(const TensorSource& source, bool stats) {
-  size_t width = 0;
-  for (const std::string& name : source.names()) width = std::max(width, name.size());
-  int64_t values = 0;
-  int64_t bytes = 0;
-  for (const std::string& name : source.names()) {
-    const SafetensorsInfo& info = source.info(name);
-    std::cout << std::left << std::setw(static_cast<int>(width) + 2) << name << std::setw(6) << info.type
-              << shape_string(info.shape);
-    if (stats && is_float(info)) std::cout << value_stats(source.read_floats(name));
-    std::cout << "\n";
-    values += info.numel;
-    bytes += info.end - info.begin;
-  }
-  for (const auto& [key, value] : source.metadata()) std::cout << "metadata " << key << ": " << value << "\n";
-  std::cout << source.names().size() << " tensors, " << values << " values, " << memory_text(bytes) << "\n";
-}
 
 void print_state(const RunState& state) {
   std::cout << "update " << state.update << ", " << state.samples << " samples, written by " << state.ranks
@@ -121,20 +75,30 @@ bool is_hdf5(const std::string& path) {
   return file.gcount() == sizeof(start) && std::equal(start, start + sizeof(start), kSignature);
 }
 
+// A checkpoint of a run holds two files of tensors; the model's are meant.
+TensorSource tensors_at(const std::string& path) {
+  return TensorSource::open(fs::exists(path + "/state.json") ? path + "/model.safetensors" : path);
+}
+
 }  // namespace
 
 int run_inspect(const InspectArgs& args) {
   const std::string& path = args.path;
   check(fs::exists(path), path, ": found nothing, expected a file or folder");
+  if (!args.compare.empty()) {
+    const bool same = compare_tensors(std::cout, tensors_at(path), tensors_at(args.compare));
+    std::cout << std::flush;
+    return same ? kExitOk : kExitFailure;
+  }
   if (fs::is_directory(path + "/checkpoints")) {
     print_run(path);
   } else if (fs::exists(path + "/state.json")) {
     print_state(read_checkpoint_state(path));
-    print_tensors(TensorSource::open(path + "/model.safetensors"), args.stats);
+    print_tensors(std::cout, TensorSource::open(path + "/model.safetensors"), args.stats);
   } else if (is_hdf5(path)) {
     print_pack(path, args.stats);
   } else {
-    print_tensors(TensorSource::open(path), args.stats);
+    print_tensors(std::cout, TensorSource::open(path), args.stats);
   }
   std::cout << std::flush;
   return kExitOk;

@@ -70,13 +70,15 @@ struct GenerateArgs {
   std::string precision = "f32";
 };
 
-// matvlm export RUN --out DIR
+// matvlm export RUN --out DIR [--format F] [--dtype D] [--max-shard-size N]
 struct ExportArgs {
-  std::string run;
+  std::string run;  // or a folder with a model
   std::string out;
   std::string checkpoint =
       "best";                     // best, latest, start, or an update's number; best is latest where none was evaluated
-  std::string precision = "f32";  // dtype of the written weights, f32 or bf16
+  std::string format = "matvlm";  // or hf-teacher
+  std::string dtype = "auto";     // of the written weights: f32, bf16, f16; auto: f32, of a teacher as it has them
+  std::string max_shard_size;     // of a file of weights, e.g. 5GB; empty = one file
 };
 
 // matvlm data tokenizer --data JSON... | --text FILE... --out FILE
@@ -96,10 +98,11 @@ struct DataPackArgs {
   std::string tokenizer;          // tokenizer.json
 };
 
-// matvlm inspect FILE
+// matvlm inspect FILE [--stats] [--compare OTHER]
 struct InspectArgs {
-  std::string path;    // safetensors file, pack, checkpoint directory, run or exported folder
-  bool stats = false;  // reads every value: smallest, largest, mean, norm, NaN count
+  std::string path;     // file of tensors, pack, checkpoint directory, run or folder with a model
+  bool stats = false;   // reads every value: smallest, largest, mean, standard deviation, NaN count
+  std::string compare;  // another file or folder of tensors; empty = none
 };
 
 // Training and evaluation, under MPI.

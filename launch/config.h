@@ -30,6 +30,7 @@ struct TeacherSection {
 struct StudentSection : StudentConfig {
   double ssm_fraction = 0;  // 0 = ssm_layers says it; see resolve_ssm_layers
   std::string init_from;    // exported student whose weights are the start; empty = by `init`
+  std::string previous;     // exported student with some of the Mamba layers, which are taken over; empty = none
 };
 
 struct DataSection {

@@ -82,7 +82,8 @@ void declare_run(KeyTable& t) {
 }
 
 void declare_student(KeyTable& t) {
-  t.key("teacher.path", MEMBER(teacher.path), "exported or Hugging Face folder of the teacher, frozen")
+  t.key("teacher.path", MEMBER(teacher.path),
+        "exported or Hugging Face folder of the teacher in any layout, or a GGUF file; frozen")
       .required("cache/teacher");
   t.key("student.ssm_layers", MEMBER(student.ssm_layers), at_least(0),
         "layers whose attention becomes a Mamba-2 mixer, counted from 0");
@@ -90,8 +91,12 @@ void declare_student(KeyTable& t) {
         "in place of ssm_layers: 0.125, 0.25 or 0.5 of the layers, spread as in the published runs; 0 = not used");
   t.key("student.is_bias", MEMBER(student.is_bias), "whether in_proj and out_proj of the mixers have biases");
   t.key("student.init", MEMBER(student.init), "start of the mixers: from the attention they replace, or random");
-  t.key("student.init_from", MEMBER(student.init_from),
-        "exported student whose weights are the start in place of `init`; empty = none");
+  t.key(
+      "student.init_from", MEMBER(student.init_from),
+      "exported or published student of the same Mamba layers whose weights are the start in place of `init`; empty = "
+      "none");
+  t.key("student.previous", MEMBER(student.previous),
+        "exported student with fewer Mamba layers, which are taken over (progressive replacement); empty = none");
   t.key("student.tune_connector", MEMBER(student.tune_connector), "train a copy of the connector as well");
   t.key("student.trainable", MEMBER(student.trainable),
         "patterns of further tensors to train, * matches anything, e.g. language_model.lm_head.*");

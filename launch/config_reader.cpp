@@ -172,6 +172,8 @@ void ConfigReader::check_student() const {
         ", expected 0.125, 0.25 or 0.5 (or 0 with student.ssm_layers)");
   check(f == 0 || student.ssm_layers.empty(), at("student.ssm_fraction"), ": found ", f,
         " beside student.ssm_layers, expected one of the two");
+  check(student.previous.empty() || student.init_from.empty(), at("student.previous"), ": found ", student.previous,
+        " beside student.init_from, expected one of the two");
   for (size_t i = 1; i < student.ssm_layers.size(); ++i) {
     check(student.ssm_layers[i - 1] < student.ssm_layers[i], at("student.ssm_layers"), ": found ",
           student.ssm_layers[i], " after ", student.ssm_layers[i - 1], ", expected rising numbers");

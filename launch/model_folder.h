@@ -16,36 +16,31 @@ struct LoadedModel {
   ModelConfig config;
   ModelWeights weights;
   Vlm vlm;
-  std::string folder;  // that holds tokenizer.json
+  std::string tokenizer_file;
 };
 
-// DIR with config.json, all weights frozen in `dtype`.
+// Whether there is a model at `path`: a folder with config.json or TinyLLaVA's parts, or a GGUF file.
+bool is_model_on_disk(const std::string& path);
+
+// A model on the disk, all weights frozen in `dtype`.
 LoadedModel load_model_folder(Context& ctx, const std::string& dir, DType dtype);
 
 // A folder as above, or the directory of a run: then the student (or taught model) of its best checkpoint.
 LoadedModel load_model(Context& ctx, const std::string& path, DType dtype);
 
+// The file that Tokenizer::read_file takes for a model's folder: its tokenizer.json, or its GGUF file.
+std::string tokenizer_file_of(const std::string& model);
 Tokenizer load_tokenizer(const LoadedModel& model);
 ImagePreprocess preprocess_of(const ModelConfig& config);
-
-// Which weights of a run to write.
-enum class ExportFrom { best, latest, start, update };
-
-// Writes the run's model to `out` (complete or not at all): trained tensors from a checkpoint, frozen ones from the
-// teacher's files, and what the teacher's files hold beyond the model (the tower's last block, say) as it is there.
-void export_run(const std::string& run, const std::string& out, ExportFrom from, int64_t update, DType dtype);
-
-// Directory of the checkpoint that `from` names; Error when there is none.
-std::string checkpoint_directory(const std::string& run, ExportFrom from, int64_t update);
 
 // The architecture that `teach` makes.
 ModelConfig taught_config(const TeachModel& model, int64_t vocab, int64_t max_length, ImageAspect aspect);
 // The student's sizes and switches for a teacher, ssm_layers resolved.
 StudentConfig resolved_student(const RunConfig& config, const ModelConfig& teacher);
 
-// Error that lists the tensors of `start` (student.init_from) that the student does not train and whose values are not
-// the teacher's: teacher and student hold those once, so they would be lost without a word. Where one of the two is
-// stored as bf16 the other may be what it was rounded from.
+// Error that lists the tensors of `start` (student.init_from, student.previous) that the student does not train and
+// whose values are not the teacher's: teacher and student hold those once, so they would be lost without a word. Where
+// one of the two is stored as bf16 the other may be what it was rounded from.
 void check_start_is_kept(const ModelConfig& student, const ParameterStore& trained, const std::string& start,
                          const std::string& teacher);
 

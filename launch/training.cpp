@@ -11,6 +11,7 @@
 #include "core/log.h"
 #include "core/watchdog.h"
 #include "distill/student.h"
+#include "launch/run_model.h"
 
 namespace matvlm {
 namespace {
@@ -22,7 +23,7 @@ double seconds_since(Clock::time_point start) { return std::chrono::duration<dou
 TrainingModels make_distill_models(Context& ctx, const RunConfig& config) {
   TrainingModels out;
   out.teacher = load_model_folder(ctx, config.teacher.path, config.precision);
-  out.tokenizer_file = config.teacher.path + "/tokenizer.json";
+  out.tokenizer_file = tokenizer_file_of(config.teacher.path);
   const StudentConfig student = resolved_student(config, out.teacher->config);
   check(out.teacher->config.mamba.ssm_layers.empty(), config.teacher.path,
         ": the teacher has Mamba layers, expected attention in every layer");
@@ -30,9 +31,9 @@ TrainingModels make_distill_models(Context& ctx, const RunConfig& config) {
   ValueSource values = values_from(TensorSource::open(config.teacher.path));
   out.weights = make_student_weights(ctx, out.config, student, out.teacher->weights, values, config.precision,
                                      static_cast<uint64_t>(config.run.seed));
-  if (!config.student.init_from.empty()) {
-    load_masters(ctx, out.weights.store(), TensorSource::open(config.student.init_from), true);
-    check_start_is_kept(out.config, out.weights.store(), config.student.init_from, config.teacher.path);
+  if (const auto earlier = earlier_student(config.student, out.config)) {
+    load_masters(ctx, out.weights.store(), earlier->source, true, earlier->restored);
+    check_start_is_kept(out.config, out.weights.store(), earlier->source.path(), config.teacher.path);
   }
   out.vlm = make_vlm(out.weights, out.config);
   return out;

@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "core/file.h"
+#include "core/gguf_model.h"
 #include "layers/config_text.h"
 
 namespace matvlm {
@@ -50,24 +51,77 @@ VisionConfig vision_config(const Json& json, const std::string& select_strategy,
   return c;
 }
 
+std::vector<int64_t> integer_list(const Json& json) {
+  std::vector<int64_t> out;
+  for (int64_t i = 0; i < json.size(); ++i) out.push_back(json.at(i).as_int());
+  return out;
+}
+
+// The Mamba layers: `ssm_layers`, or all that the published form's `attn_layers` leaves out.
+std::vector<int64_t> ssm_layers_of(const Json& json, const TextConfig& text) {
+  if (!json.has("attn_layers")) {
+    std::vector<int64_t> layers = integer_list(json.at("ssm_layers"));
+    check_ssm_layers(layers, text.layers, json.at("ssm_layers").where());
+    return layers;
+  }
+  const Json list = json.at("attn_layers");
+  const std::vector<int64_t> attention = integer_list(list);
+  check_ssm_layers(attention, text.layers, list.where());
+  std::vector<int64_t> layers;
+  for (int64_t i = 0; i < text.layers; ++i) {
+    if (!std::binary_search(attention.begin(), attention.end(), i)) layers.push_back(i);
+  }
+  if (json.has("ssm_layers")) {
+    const Json own = json.at("ssm_layers");
+    check(integer_list(own) == layers, own.where(),
+          ": found layers that contradict 'attn_layers', expected the others");
+  }
+  return layers;
+}
+
 MambaConfig mamba_config(const Json& json, const TextConfig& text) {
   MambaConfig m;
-  const Json layers = json.at("ssm_layers");
-  for (int64_t i = 0; i < layers.size(); ++i) m.ssm_layers.push_back(layers.at(i).as_int());
-  check_ssm_layers(m.ssm_layers, text.layers, layers.where());
+  m.ssm_layers = ssm_layers_of(json, text);
   m.is_bias = json.get("is_bias", false);
-  m.conv_width = json.get("d_conv", 4);
-  check(m.conv_width >= 2 && m.conv_width <= 4, json.where(), ": key 'd_conv': found ", m.conv_width,
+  check(!json.get("bidirectional", false), json.where(), ": key 'bidirectional': found true, which is not supported");
+  const Json inner = json.has("ssm_cfg") ? json.at("ssm_cfg") : json;  // the published form nests the mixer's own sizes
+  m.conv_width = inner.get("d_conv", 4);
+  check(m.conv_width >= 2 && m.conv_width <= 4, inner.where(), ": key 'd_conv': found ", m.conv_width,
         ", expected 2 to 4");
-  const auto expect = [&](const char* key, int64_t value) {
-    const int64_t found = json.get(key, value);
-    check(found == value, json.where(), ": key '", key, "': found ", found, ", expected ", value,
+  const auto expect = [](const Json& place, const char* key, int64_t value) {
+    const int64_t found = place.get(key, value);
+    check(found == value, place.where(), ": key '", key, "': found ", found, ", expected ", value,
           " for this language model");
   };
-  expect("d_inner", text.heads * text.head_dim);
-  expect("d_xb", text.kv_heads * text.head_dim);
-  expect("d_state", text.head_dim);
+  expect(json, "n_layer", text.layers);
+  expect(json, "d_model", text.hidden);
+  expect(json, "d_inner", text.heads * text.head_dim);
+  expect(json, "d_xb", text.kv_heads * text.head_dim);
+  expect(inner, "d_state", text.head_dim);
+  expect(inner, "ngroups", text.heads);
   return m;
+}
+
+// The fields of the published mixer config and no others: its class refuses what it does not know.
+Json mamba_json(const ModelConfig& config) {
+  const TextConfig& text = config.text;
+  Json attention = Json::array();
+  for (int64_t i = 0; i < text.layers; ++i) {
+    if (!config.mamba.contains(i)) attention.push(Json::of(i));
+  }
+  Json inner = Json::object();
+  inner.set("expand", 1).set("ngroups", text.heads).set("d_state", text.head_dim);
+  if (config.mamba.conv_width != 4) inner.set("d_conv", config.mamba.conv_width);  // 4 is the mixer's own default
+  const bool layer_norm = text.block.norm == NormKind::layer_norm;
+  Json json = Json::object();
+  json.set("d_model", text.hidden).set("ssm_cfg", inner);
+  json.set(layer_norm ? "layer_norm_eps" : "rms_norm_eps", text.norm_eps).set("vocab_size", Json());
+  json.set("d_inner", text.heads * text.head_dim).set("d_xb", text.kv_heads * text.head_dim);
+  json.set("intermediate_size", text.mlp);
+  json.set("hidden_act", text.block.mlp == MlpKind::swiglu ? "silu" : "gelu_new");
+  json.set("n_layer", text.layers).set("attn_layers", attention);
+  if (layer_norm) json.set("resid_pdrop", 0.0);
+  return json.set("bidirectional", false).set("is_bias", config.mamba.is_bias);
 }
 
 Json siglip_json(const VisionConfig& c) {
@@ -106,8 +160,25 @@ ModelConfig model_config_from_json(const Json& text, const Json& vision, const s
   return c;
 }
 
-ModelConfig read_model_config(const std::string& dir) {
-  const Json json = Json::read_file(dir + "/config.json");
+namespace {
+
+// DIR/config.json; of a folder that has only the parts' own configs, what TinyLLaVA would write for them.
+Json read_config_json(const std::string& dir) {
+  const std::string text = dir + "/language_model/config.json";
+  if (std::filesystem::exists(dir + "/config.json") || !std::filesystem::exists(text)) {
+    const std::string gguf = std::filesystem::exists(dir + "/config.json") ? "" : gguf_file_of(dir);
+    return gguf.empty() ? Json::read_file(dir + "/config.json") : gguf_config(GgufFile(gguf));
+  }
+  Json json = Json::object();
+  json.set("text_config", Json::read_file(text));
+  const std::string vision = dir + "/vision_tower/config.json";
+  if (std::filesystem::exists(vision)) json.set("vision_config", Json::read_file(vision));
+  return json;
+}
+
+}  // namespace
+
+ModelConfig parse_model_config(const Json& json, const Json& mamba) {
   ModelConfig c;
   const bool wrapped = json.has("text_config");
   c.text = text_config_from_json(wrapped ? json.at("text_config") : json);
@@ -119,9 +190,14 @@ ModelConfig read_model_config(const std::string& dir) {
   c.image_aspect = json.get("image_aspect_ratio", "square");
   check(c.image_aspect == "square" || c.image_aspect == "pad", json.where(), ": key 'image_aspect_ratio': found '",
         c.image_aspect, "', expected 'square' or 'pad'");
-  const std::string mamba_file = dir + "/mamba_config.json";
-  if (std::filesystem::exists(mamba_file)) c.mamba = mamba_config(Json::read_file(mamba_file), c.text);
+  if (!mamba.is_null()) c.mamba = mamba_config(mamba, c.text);
   return c;
+}
+
+ModelConfig read_model_config(const std::string& dir) {
+  const std::string mamba_file = dir + "/mamba_config.json";
+  const Json json = read_config_json(dir);
+  return parse_model_config(json, std::filesystem::exists(mamba_file) ? Json::read_file(mamba_file) : Json());
 }
 
 void write_model_config(const ModelConfig& config, const std::string& dir) {
@@ -146,17 +222,7 @@ void write_model_config(const ModelConfig& config, const std::string& dir) {
   if (config.max_length > 0) json.set("tokenizer_model_max_length", config.max_length);
   write_file_atomic(dir + "/config.json", json.dump(2) + "\n");
   if (config.mamba.ssm_layers.empty()) return;
-  Json layers = Json::array();
-  for (const int64_t layer : config.mamba.ssm_layers) layers.push(Json::of(layer));
-  Json mamba = Json::object();
-  mamba.set("ssm_layers", layers)
-      .set("is_bias", config.mamba.is_bias)
-      .set("d_inner", config.text.heads * config.text.head_dim)
-      .set("d_xb", config.text.kv_heads * config.text.head_dim)
-      .set("d_state", config.text.head_dim)
-      .set("ngroups", config.text.heads)
-      .set("d_conv", config.mamba.conv_width);
-  write_file_atomic(dir + "/mamba_config.json", mamba.dump(2) + "\n");
+  write_file_atomic(dir + "/mamba_config.json", mamba_json(config).dump(2) + "\n");
 }
 
 }  // namespace matvlm

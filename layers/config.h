@@ -94,10 +94,13 @@ struct ModelConfig {
 // From Hugging Face dictionaries. `vision` may be null (no vision tower). Error on an unsupported model type,
 // activation or option, or sizes that do not fit together, with file and key.
 ModelConfig model_config_from_json(const Json& text, const Json& vision, const std::string& select_strategy);
-// DIR/config.json and, when it is there, DIR/mamba_config.json.
+// The same from the contents of config.json and, null where there is none, mamba_config.json.
+ModelConfig parse_model_config(const Json& config, const Json& mamba);
+// DIR/config.json (or a GGUF file's metadata, or those of DIR/language_model and DIR/vision_tower) and, when it is
+// there, DIR/mamba_config.json in the published form (attn_layers, ssm_cfg) or with ssm_layers.
 ModelConfig read_model_config(const std::string& dir);
-// Writes DIR/config.json and, for a student, DIR/mamba_config.json. A model without a vision tower is written as the
-// language model's own config.
+// Writes DIR/config.json and, for a student, DIR/mamba_config.json in the published form. A model without a vision
+// tower is written as the language model's own config.
 void write_model_config(const ModelConfig& config, const std::string& dir);
 // Throws unless every layer is in [0, layers) and the list ascends without repeats. `where` heads the message.
 void check_ssm_layers(const std::vector<int64_t>& ssm_layers, int64_t layers, const std::string& where = "ssm_layers");

@@ -115,6 +115,8 @@ void read_phi(const Json& json, TextConfig& c) {
   c.max_positions = json.get("max_position_embeddings", 2048);
   read_theta(json, c);
   const double factor = rotary_option(json, "partial_rotary_factor", 0.5);
+  check(factor >= 0 && factor <= 1, json.where(), ": key 'partial_rotary_factor': found ", factor,
+        ", expected a number from 0 to 1");
   c.rotary_dims = static_cast<int64_t>(factor * static_cast<double>(c.head_dim));
   check(!c.tied_head, json.where(), ": key 'tie_word_embeddings': found true, expected false for phi");
   check(c.rotary_dims % 2 == 0 && c.rotary_dims >= 0 && c.rotary_dims <= c.head_dim, json.where(),

@@ -146,7 +146,7 @@ void check_source(const ModelConfig& config, const TensorSource& source) {
       continue;
     }
     known.insert(found);
-    const SafetensorsInfo& info = source.info(found);
+    const TensorInfo& info = source.info(found);
     if (info.shape != t.shape) {
       problems += cat("; '", found, "': found ", shape_string(info.shape), ", expected ", shape_string(t.shape));
     } else if (!info.dtype || (*info.dtype != DType::f32 && *info.dtype != DType::bf16 && *info.dtype != DType::f16 &&

@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
-#include "core/safetensors.h"
 #include "core/tensor.h"
+#include "core/tensor_source.h"
 #include "layers/config.h"
 
 namespace matvlm {

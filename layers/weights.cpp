@@ -1,8 +1,9 @@
 // Frozen tensors and parameters of a model.
 #include "layers/weights.h"
 
-#include <algorithm>
-#include <cmath>
+#include <array>
+#include <optional>
+#include <span>
 #include <utility>
 
 namespace matvlm {
@@ -34,13 +35,37 @@ int64_t ModelWeights::numel() const {
   return n;
 }
 
+namespace {
+
+// Error for a NaN or an infinity among the elements of a tensor of `source`.
+void check_finite(const TensorSource& source, const std::string& name, DType dtype, std::span<const std::byte> bytes) {
+  const int64_t bad = first_not_finite(dtype, bytes);
+  if (bad < 0) return;
+  std::array<float, 1> value{};
+  const auto size = static_cast<size_t>(dtype_size(dtype));
+  convert_to_floats(name, dtype, bytes.subspan(static_cast<size_t>(bad) * size, size), value);
+  fail(source.path(), ": '", name, "': found ", value[0], " at element ", bad, ", expected finite numbers");
+}
+
+// The tensor straight from the mapped file, where it is stored as it is wanted.
+std::optional<Tensor> stored_tensor(Context& ctx, const TensorSource& source, const ModelTensor& t, DType dtype) {
+  const std::string name = name_in_source(source, t.name);
+  if (name.empty() || source.info(name).dtype != dtype) return std::nullopt;
+  const auto bytes = source.plain_bytes(name);
+  if (!bytes) return std::nullopt;
+  check_finite(source, name, dtype, *bytes);
+  Tensor tensor = Tensor::empty(ctx, t.shape, dtype);
+  ctx.to_device(tensor.raw(), bytes->data(), static_cast<int64_t>(bytes->size()));
+  return tensor;
+}
+
+}  // namespace
+
 ValueSource values_from(const TensorSource& source) {
   return [source](const std::string& name) {
     const std::string found = name_in_source(source, name);
     std::vector<float> values = found.empty() ? std::vector<float>() : source.read_floats(found);
-    const auto bad = std::find_if(values.begin(), values.end(), [](float x) { return !std::isfinite(x); });
-    check(bad == values.end(), source.path(), ": '", found, "': found ", bad == values.end() ? 0.0F : *bad,
-          " at element ", bad - values.begin(), ", expected finite numbers");
+    check_finite(source, found, DType::f32, std::as_bytes(std::span<const float>(values)));
     return values;
   };
 }
@@ -83,8 +108,15 @@ ModelWeights make_weights(Context& ctx, const ModelConfig& config, DType dtype,
 
 ModelWeights load_frozen_weights(Context& ctx, const ModelConfig& config, const TensorSource& source, DType dtype) {
   check_source(config, source);
+  // What needs no conversion goes to the device from the file, without a copy in between.
+  ModelWeights direct;
+  for (const ModelTensor& t : model_tensors(config)) {
+    if (auto tensor = stored_tensor(ctx, source, t, t.keep_float32 ? DType::f32 : dtype)) {
+      direct.set_frozen(t.name, std::move(*tensor));
+    }
+  }
   return make_weights(
-      ctx, config, dtype, [](const std::string&) { return false; }, values_from(source));
+      ctx, config, dtype, [](const std::string&) { return false; }, values_from(source), &direct);
 }
 
 }  // namespace matvlm

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "autograd/parameter.h"
-#include "core/safetensors.h"
+#include "core/tensor_source.h"
 #include "layers/config.h"
 #include "layers/tensors.h"
 

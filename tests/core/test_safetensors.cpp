@@ -1,5 +1,6 @@
 // safetensors: round trips, every rule of the format broken once (and the message read), sharded folders.
 #include "core/safetensors.h"
+#include "core/tensor_source.h"
 
 #include <gtest/gtest.h>
 
@@ -106,7 +107,7 @@ TEST_F(Safetensors, RoundTripOfEveryWritableType) {
   EXPECT_EQ(source.info("narrow").type, "BF16");
   EXPECT_EQ(source.metadata(), (std::map<std::string, std::string>{{"format", "pt"}}));
   const SafetensorsFile file(path);
-  for (const SafetensorsInfo& info : file.infos()) {  // aligned for every reader
+  for (const TensorInfo& info : file.infos()) {  // aligned for every reader
     const auto address = reinterpret_cast<uintptr_t>(file.bytes(info.name).data());
     EXPECT_EQ(address % static_cast<uintptr_t>(dtype_size(*info.dtype)), 0U) << info.name;
   }
@@ -257,9 +258,11 @@ TEST_F(Safetensors, WriterErrors) {
 }
 
 TEST_F(Safetensors, ShardedFoldersAreRead) {
-  EXPECT_EQ(
-      error_of([&] { TensorSource::open(folder_.path()); }),
-      folder_.path() + ": found neither model.safetensors nor model.safetensors.index.json, expected one of them");
+  EXPECT_EQ(error_of([&] { TensorSource::open(folder_.path()); }),
+            folder_.path() +
+                ": found neither model.safetensors nor model.safetensors.index.json, pytorch_model.bin, "
+                "pytorch_model.bin.index.json, the folders of a model's parts or a GGUF file, expected one of "
+                "them");
   write_floats("s1.safetensors", {"x", "y"});
   write_floats("s2.safetensors", {"z"});
   write_file_atomic(folder_.file("model.safetensors.index.json"),

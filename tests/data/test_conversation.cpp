@@ -106,6 +106,27 @@ TEST(Conversation, TextsWithTheTemplatesOwnMarksAreNotLearntFrom) {
   }
 }
 
+TEST(Conversation, AnEmptyAnswerIsItsSpaceAndTheEndToken) {
+  const EncodedConversation out = encode_conversation({{"What?", "", ""}, {"And?", "no", ""}}, phi(), tokenizer());
+  EXPECT_TRUE(out.consistent);
+  EXPECT_EQ(label_text(out), ". <|endoftext|>. no<|endoftext|>");
+}
+
+// The published trainer compares its pieces only where they are shorter than the cut.
+TEST(Conversation, TurnsBehindTheCutMayNotAddUp) {
+  const std::vector<Turn> turns = {{"What is it?", "a red ball", ""}, {"And?", "a <|endoftext|> cat", ""}};
+  const auto first = std::ssize(encode_conversation({turns[0]}, phi(), tokenizer()).input_ids);
+  for (const int64_t max_length : {first - 3, static_cast<int64_t>(first)}) {
+    EncodedConversation out = encode_conversation(turns, phi(), tokenizer(), max_length);
+    EXPECT_TRUE(out.consistent);
+    EXPECT_EQ(out.input_ids.size(), out.labels.size());
+    EXPECT_EQ(label_text(out), ". a red ball<|endoftext|>.");
+    cut_conversation(out, max_length);
+    EXPECT_EQ(std::ssize(out.input_ids), max_length);
+  }
+  EXPECT_FALSE(encode_conversation(turns, phi(), tokenizer(), first + 1).consistent);
+}
+
 TEST(Conversation, PromptIsTheBeginningOfTheTrainingText) {
   const std::vector<Turn> turns = {{"<image>\nWhat is it?", "a red ball", ""}, {"Is it a cat?", "no", ""}};
   const EncodedConversation whole = encode_conversation(turns, phi(), tokenizer());

@@ -53,6 +53,21 @@ void write_example(const std::string& path, int64_t count) {
   file.commit();
 }
 
+// An array that claims more elements than the file has bytes: they would be filled up in memory.
+TEST(Hdf5File, ArraysOfNothingAreRefused) {
+  testing::TempDir dir;
+  const std::string path = dir.file("x.h5");
+  write_example(path, 700);
+  std::string content = read_file(path);
+  const std::string extent = std::string("\xbc\x02\0\0\0\0\0\0", 8) + std::string(8, '\xff');  // 700 of any number
+  const size_t at = content.find(extent);
+  ASSERT_NE(at, std::string::npos);
+  content[at + 4] = 1;  // + 2^32
+  write_file_atomic(path, content);
+  const Hdf5File file = Hdf5File::open(path);
+  expect_message(error_of([&] { file.length("group/n"); }), path, "array 'group/n': found 4294967996 elements in ");
+}
+
 TEST(Hdf5File, ArraysAndAttributesComeBack) {
   testing::TempDir dir;
   const std::string path = dir.file("x.h5");

@@ -1,6 +1,8 @@
 // Packing and the packed data set: what comes out for good samples, what is counted for bad ones, and every way in
 // which a pack can be broken.
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <functional>
@@ -47,6 +49,37 @@ std::string entry(const std::string& id, const std::string& image, const std::st
          R"(, "category": "name", "conversations": [{"from": "human", "value": ")" + question +
          R"("}, {"from": "gpt", "value": ")" + answer + R"("}]})";
 }
+
+class JsonLines : public std::vector<Json> {
+ public:
+  explicit JsonLines(const std::string& text) {
+    for (size_t at = 0; at < text.size();) {
+      const size_t end = text.find('\n', at);
+      push_back(Json::parse(text.substr(at, end - at), "line"));
+      at = end + 1;
+    }
+  }
+};
+
+// All that a pack holds, as one text a sample.
+struct PackContent {
+  explicit PackContent(const std::string& path) {
+    const Dataset data(path);
+    for (int64_t i = 0; i < data.size(); ++i) {
+      const PackedSample sample = data.sample(i);
+      std::string text = data.sample_id(i) + ":";
+      for (const int32_t id : sample.input_ids) text += cat(" ", id);
+      for (const int32_t label : sample.labels) text += cat(" ", label);
+      for (const Turn& turn : data.turns(i)) text += cat("|", turn.question, "|", turn.answer, "|", turn.category);
+      if (sample.image >= 0) {
+        const std::vector<uint8_t> bytes = data.image_bytes(sample.image);
+        text += cat("|", sample.image, data.image_name(sample.image), std::string(bytes.begin(), bytes.end()));
+      }
+      rows.push_back(text);
+    }
+  }
+  std::vector<std::string> rows;
+};
 
 class Pack : public ::testing::Test {
  protected:
@@ -144,7 +177,7 @@ TEST_F(Pack, BadSamplesStopThePackingOrAreCounted) {
                                             entry("x2", "broken.png", "<image>", "ball"),
                                             entry("x3", "../data.json", "<image>", "ball"),
                                             entry("x4", "a.png", "What?", "ball"),
-                                            entry("x5", "", "What?", "")};
+                                            entry("x5", "", "What?", "ball <image>")};
   for (size_t i = 1; i < entries.size(); ++i) {
     const std::string message = error_of([&] { pack({entries[0], entries[i]}); });
     expect_message(message, options_.json_path + ": sample 1 (id 'x", "");
@@ -157,20 +190,96 @@ TEST_F(Pack, BadSamplesStopThePackingOrAreCounted) {
                                                             {"broken picture", 1},
                                                             {"picture outside the folder", 1},
                                                             {"picture without an image mark", 1},
-                                                            {"empty answer", 1}}));
+                                                            {"image mark in an answer", 1}}));
   EXPECT_EQ(report.messages.size(), 5U);
   EXPECT_EQ(Dataset(options_.output).size(), 1);
   expect_message(error_of([&] { pack({entries[1]}); }), options_.json_path, "no sample to learn from among 1");
   EXPECT_EQ(Dataset(options_.output).size(), 1);  // the older file is still there
 }
 
+TEST_F(Pack, EverySampleLeftOutIsReported) {
+  options_.skip_bad = true;
+  pack({entry("g", "", "What?", "ball"), entry("x1", "", "<image>", "ball"), "{\"id\": 3}",
+        entry("x2", "", "What? ASSISTANT: ", "ball")});
+  JsonLines lines(read_file(options_.output + ".skipped.jsonl"));
+  ASSERT_EQ(lines.size(), 3U);
+  EXPECT_EQ(lines[0].at("index").as_int(), 1);
+  EXPECT_EQ(lines[0].at("reason").as_string(), "image mark without a picture");
+  EXPECT_EQ(lines[1].at("reason").as_string(), "malformed");
+  EXPECT_EQ(lines[2].at("id").as_string(), "x2");
+  EXPECT_EQ(lines[2].at("reason").as_string(), "pieces do not add up");
+  EXPECT_NE(lines[2].at("message").as_string().find("sample 3 (id 'x2')"), std::string::npos);
+  pack({entry("g", "", "What?", "ball")});
+  EXPECT_FALSE(fs::exists(options_.output + ".skipped.jsonl"));
+}
+
+// A packing that is killed after every number of samples goes on where its last part ended, and gives the same data.
+TEST_F(Pack, AnEndedPackingGoesOn) {
+  const std::vector<std::string> entries = {entry("a", "a.png", "<image>What?", "a red ball"),
+                                            entry("b", "", "What is it?", "a ball"),
+                                            entry("bad", "", "<image>", "ball"),
+                                            entry("c", "same.png", "What?<image>", "ball"),
+                                            entry("d", "b.png", "<image>", "a blue ball"),
+                                            entry("e", "", "What? ASSISTANT: ", "ball"),
+                                            entry("f", "a.png", "<image>", "ball"),
+                                            entry("g", "", "What?", "")};
+  options_.skip_bad = true;
+  const PackReport whole = pack(entries);
+  const std::string skipped = read_file(options_.output + ".skipped.jsonl");
+  const PackContent wanted(options_.output);
+  options_.part_samples = 2;
+  for (int64_t killed_after = 1; killed_after <= 8; ++killed_after) {
+    fs::remove(options_.output);
+    const pid_t child = fork();
+    if (child == 0) {
+      pack_dataset(options_, tokenizer_, [&](const PackProgress& at) {
+        if (at.samples == killed_after) _exit(77);
+      });
+      _exit(0);
+    }
+    int status = 0;
+    waitpid(child, &status, 0);
+    ASSERT_EQ(WEXITSTATUS(status), 77);
+    EXPECT_FALSE(fs::exists(options_.output));
+    int64_t first = 0;
+    const PackReport report = pack_dataset(options_, tokenizer_, [&](const PackProgress& at) {
+      if (first == 0) first = at.samples;
+    });
+    EXPECT_EQ(report.resumed_samples, (killed_after - 1) / 2 * 2);
+    EXPECT_EQ(first, report.resumed_samples + 1);
+    EXPECT_EQ(report.samples, whole.samples);
+    EXPECT_EQ(report.images, whole.images);
+    EXPECT_EQ(report.tokens, whole.tokens);
+    EXPECT_EQ(report.counted_labels, whole.counted_labels);
+    EXPECT_EQ(report.skipped, whole.skipped);
+    EXPECT_EQ(report.messages, whole.messages);
+    EXPECT_EQ(PackContent(options_.output).rows, wanted.rows);
+    EXPECT_EQ(read_file(options_.output + ".skipped.jsonl"), skipped);
+    EXPECT_FALSE(fs::exists(options_.output + ".parts"));
+  }
+}
+
+TEST_F(Pack, PartsOfAnotherPackingAreNotUsed) {
+  options_.part_samples = 1;
+  const std::vector<std::string> entries = {entry("a", "a.png", "<image>What?", "a red ball"),
+                                            entry("b", "", "What is it?", "a ball"), entry("x", "", "<image>", "a")};
+  EXPECT_NE(error_of([&] { pack(entries); }), "");
+  EXPECT_TRUE(fs::exists(options_.output + ".parts/part-000001.json"));
+  options_.max_length = 399;
+  options_.skip_bad = true;
+  EXPECT_EQ(pack_dataset(options_, tokenizer_).resumed_samples, 0);
+  EXPECT_EQ(Dataset(options_.output).size(), 2);
+  EXPECT_FALSE(fs::exists(options_.output + ".parts"));
+}
+
 TEST_F(Pack, BadOptionsAndProgress) {
   const std::string good = entry("g", "", "What?", "ball");
   pack({good, good});
   std::vector<int64_t> done;
-  pack_dataset(options_, tokenizer_, [&](int64_t at, int64_t total) {
-    EXPECT_EQ(total, 2);
-    done.push_back(at);
+  pack_dataset(options_, tokenizer_, [&](const PackProgress& at) {
+    EXPECT_EQ(at.total_bytes, static_cast<int64_t>(fs::file_size(options_.json_path)));
+    EXPECT_EQ(at.bytes > at.total_bytes / 3, true);
+    done.push_back(at.samples);
   });
   EXPECT_EQ(done, (std::vector<int64_t>{1, 2}));
   options_.template_name = "none";

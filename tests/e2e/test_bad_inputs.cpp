@@ -11,6 +11,7 @@
 #include "core/file.h"
 #include "core/json.h"
 #include "core/safetensors.h"
+#include "core/tensor_source.h"
 #include "tests/support/program.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/tiny_job.h"
@@ -152,7 +153,8 @@ TEST_F(BadInputs, MissingFiles) {
                  "no_tokenizer/tokenizer.json: cannot open: No such file or directory");
   fs::remove(file(teacher_copy("no_weights") + "/model.safetensors"));
   expect_failure(distill({"teacher.path=no_weights"}),
-                 "no_weights: found neither model.safetensors nor model.safetensors.index.json, expected one of them",
+                 "no_weights: found neither model.safetensors nor model.safetensors.index.json, pytorch_model.bin, "
+                 "pytorch_model.bin.index.json, the folders of a model's parts or a GGUF file, expected one of them",
                  2);
   expect_failure({"generate", "--model", "teacher", "--image", "nowhere.png", "--prompt", "x"},
                  "nowhere.png: cannot open: No such file or directory");

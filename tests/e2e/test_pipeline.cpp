@@ -7,7 +7,7 @@
 
 #include "core/file.h"
 #include "core/json.h"
-#include "core/safetensors.h"
+#include "core/tensor_source.h"
 #include "tests/support/program.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/tiny_job.h"
@@ -151,7 +151,7 @@ TEST_F(Pipeline, ExportHoldsTheCheckpointsTrainedAndTheTeachersFrozenTensors) {
   EXPECT_EQ(config.at("text_config").at("num_key_value_heads").as_int(), 2);
   EXPECT_EQ(config.at("vision_config").at("image_size").as_int(), 32);
   const Json mamba = Json::read_file(file("student/mamba_config.json"));
-  EXPECT_EQ(mamba.at("ssm_layers").dump(), "[0,2]");
+  EXPECT_EQ(mamba.at("attn_layers").dump(), "[1,3]");
   EXPECT_FALSE(mamba.at("is_bias").as_bool());
 }
 

@@ -13,7 +13,7 @@
 
 #include "core/file.h"
 #include "core/json.h"
-#include "core/safetensors.h"
+#include "core/tensor_source.h"
 #include "tests/support/program.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/tiny_job.h"

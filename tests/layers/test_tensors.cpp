@@ -6,6 +6,7 @@
 #include <map>
 
 #include "core/error.h"
+#include "core/safetensors.h"
 #include "layers/tensors.h"
 #include "layers/weights.h"
 #include "tests/support/temp_dir.h"

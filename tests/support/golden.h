@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "core/json.h"
-#include "core/safetensors.h"
+#include "core/tensor_source.h"
 #include "distill/step.h"
 #include "distill/student.h"
 
