@@ -81,8 +81,8 @@ struct ModelConfig {
 ModelConfig model_config_from_json(const Json& text, const Json& vision, const std::string& select_strategy);
 // The same from the contents of config.json and, null where there is none, mamba_config.json.
 ModelConfig parse_model_config(const Json& config, const Json& mamba);
-// DIR/config.json (or a GGUF file's metadata, or those of DIR/language_model and DIR/vision_tower) and, when it is there, DIR/mamba_config.json in
-// the published form (attn_layers, ssm_cfg) or with ssm_layers.
+// DIR/config.json (or a GGUF file's metadata, or those of DIR/language_model and DIR/vision_tower) and, when it is
+// there, DIR/mamba_config.json in the published form (attn_layers, ssm_cfg) or with ssm_layers.
 ModelConfig read_model_config(const std::string& dir);
 // Writes DIR/config.json and, for a student, DIR/mamba_config.json in the published form.
 void write_model_config(const ModelConfig& config, const std::string& dir);
