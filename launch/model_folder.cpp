@@ -57,8 +57,8 @@ std::string tokenizer_file_of(const std::string& model) {
 
 Tokenizer load_tokenizer(const LoadedModel& model) {
   const Tokenizer tokenizer = Tokenizer::read_file(model.tokenizer_file);
-  check(tokenizer.vocab_size() <= model.config.text.vocab, model.tokenizer_file, ": found ",
-        tokenizer.vocab_size(), " tokens, the model's vocabulary has ", model.config.text.vocab);
+  check(tokenizer.vocab_size() <= model.config.text.vocab, model.tokenizer_file, ": found ", tokenizer.vocab_size(),
+        " tokens, the model's vocabulary has ", model.config.text.vocab);
   return tokenizer;
 }
 

@@ -13,6 +13,7 @@
 #include "data/tokenizer.h"
 #include "layers/config.h"
 #include "layers/tensors.h"
+#include "layers/weights.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/vlm_logits.h"
 

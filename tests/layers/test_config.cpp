@@ -218,9 +218,8 @@ TEST(ModelConfigErrors, LanguageModel) {
   EXPECT_EQ(
       text_error([](Json& j) { j.set("partial_rotary_factor", 0.4); }),
       where + ": key 'partial_rotary_factor': found 0.4, which rotates 3 of 8 dimensions, expected an even number");
-  EXPECT_EQ(
-      text_error([](Json& j) { j.set("partial_rotary_factor", 1.25); }),
-      where + ": key 'partial_rotary_factor': found 1.25, which rotates 10 of 8 dimensions, expected an even number");
+  EXPECT_EQ(text_error([](Json& j) { j.set("partial_rotary_factor", 1.25); }),
+            where + ": key 'partial_rotary_factor': found 1.25, expected a number from 0 to 1");
   EXPECT_EQ(text_error([](Json& j) { j.set("qk_layernorm", true); }),
             where + ": key 'qk_layernorm': found true, which is not supported");
   EXPECT_EQ(text_error([](Json& j) { j.set("rope_scaling", Json::parse(R"({"type": "linear", "factor": 2})", "")); }),
