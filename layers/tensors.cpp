@@ -149,8 +149,7 @@ void check_source(const ModelConfig& config, const TensorSource& source) {
     const TensorInfo& info = source.info(found);
     if (info.shape != t.shape) {
       problems += cat("; '", found, "': found ", shape_string(info.shape), ", expected ", shape_string(t.shape));
-    } else if (!info.dtype || (*info.dtype != DType::f32 && *info.dtype != DType::bf16 && *info.dtype != DType::f16 &&
-                               *info.dtype != DType::f64)) {
+    } else if (!info.holds_floats()) {
       problems += cat("; '", found, "': found ", info.type, ", expected F32, F16, BF16 or F64");
     }
   }

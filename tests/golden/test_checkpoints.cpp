@@ -5,12 +5,14 @@
 #include <algorithm>
 #include <cmath>
 
+#include "autograd/ops/head_loss.h"
 #include "core/file.h"
 #include "core/gguf_blocks.h"
 #include "core/gguf_model.h"
 #include "core/safetensors.h"
 #include "core/tensor_source.h"
 #include "data/tokenizer.h"
+#include "launch/model_folder.h"
 #include "layers/config.h"
 #include "layers/tensors.h"
 #include "layers/weights.h"
@@ -136,6 +138,42 @@ TEST(CheckpointGguf, BlocksAgreeWithTheReferenceReader) {
       EXPECT_NEAR(found[i], wanted[i], 2e-7 * (std::abs(wanted[i]) + 2.0)) << name << " value " << i;
     }
   }
+}
+
+// A language model's own checkpoint, loaded as teachers are: `model` in each layout.
+std::vector<float> text_logits(const std::string& path, const std::vector<int32_t>& ids) {
+  const LoadedModel model = load_model(ctx(), path, DType::f32);
+  const auto n = static_cast<int64_t>(ids.size());
+  const SplicedRows row{ids, {}, {0, n}};
+  Graph g(ctx(), false);
+  const Var embedded = run_embedding(g, model.vlm.text, Var(), row);
+  const Tensor h = run_text(g, model.vlm.text, embedded, make_pass(ctx(), row.cu)).value();
+  const Affine& head = model.vlm.text.head;
+  return head_logits(ctx(), h, head.weight.value, head.bias.value).to_floats(ctx());
+}
+
+TEST(CheckpointLlama, LogitsOfTransformersInEveryLayout) {
+  const TensorSource expected = TensorSource::open(kFolder + "/llama/expected.safetensors");
+  const auto ids = expected.read<int32_t>("ids");
+  const std::vector<float> wanted = expected.read_floats("logits");
+  for (const char* layout : {"/llama", "/llama-bin", "/llama-sharded", "/gguf/plain.gguf"}) {
+    EXPECT_LE(largest_difference(text_logits(kFolder + layout, ids), wanted), 1e-4) << layout;
+  }
+  EXPECT_GT(largest_difference(std::vector<float>(wanted.size(), 0.0F), wanted), 0.3);
+}
+
+TEST(CheckpointLlama, QuantisedTeacherIsLoadedByItsValues) {
+  const TempDir dir;
+  std::filesystem::copy(kFolder + "/gguf/quantised.safetensors", dir.file("model.safetensors"));
+  std::filesystem::copy(kFolder + "/llama/config.json", dir.file("config.json"));
+  const std::vector<int32_t> ids = {3, 7, 11, 0, 47, 5, 21};
+  EXPECT_LE(largest_difference(text_logits(kFolder + "/gguf/quantised.gguf", ids), text_logits(dir.path(), ids)), 1e-4);
+}
+
+TEST(CheckpointLlama, TokenizerOfAGgufModelFitsIt) {
+  const LoadedModel model = load_model(ctx(), kFolder + "/gguf/plain.gguf", DType::f32);
+  EXPECT_EQ(load_tokenizer(model).vocab_size(), model.config.text.vocab);
+  EXPECT_EQ(model.config.text.end_tokens, (std::vector<int64_t>{1}));
 }
 
 TEST(CheckpointGguf, PlainModelEqualsItsSource) {

@@ -177,6 +177,12 @@ def write_llama():
     with torch.no_grad():
         logits = model(input_ids=ids[None].long()).logits[0]
     save_file({"ids": ids, "logits": logits}, os.path.join(folder, "expected.safetensors"))
+    # PyTorch files hold a tied head a second time, on the embedding's storage.
+    torch.save(model.state_dict(), os.path.join(folder_of("llama-bin"), "pytorch_model.bin"))
+    save_sharded(contiguous(state), folder_of("llama-sharded"), "model", "safetensors",
+                 lambda part, path: save_file(part, path, metadata={"format": "pt"}))
+    for name in ("llama-bin", "llama-sharded"):
+        write_json(os.path.join(OUT, name, "config.json"), config.to_dict())
 
 
 write_vlm()
