@@ -12,6 +12,7 @@
 #include "core/hash.h"
 #include "core/json.h"
 #include "core/safetensors.h"
+#include "layers/tensors.h"
 
 namespace matvlm {
 namespace {
@@ -67,12 +68,13 @@ void check_slots(const std::vector<Slot>& slots, const TensorSource& source, boo
   std::string problems;
   std::set<std::string> wanted;
   for (const Slot& slot : slots) {
-    wanted.insert(slot.name);
-    if (!source.has(slot.name)) {
+    const std::string name = name_in_source(source, slot.name);  // an export may leave a prefix out
+    wanted.insert(name);
+    if (name.empty()) {
       append_problem(problems, cat("missing '", slot.name, "' ", shape_string(slot.tensor.shape())));
       continue;
     }
-    const TensorInfo& info = source.info(slot.name);
+    const TensorInfo& info = source.info(name);
     if (info.shape != slot.tensor.shape()) {
       append_problem(problems, cat("'", slot.name, "' has shape ", shape_string(info.shape), ", expected ",
                                    shape_string(slot.tensor.shape())));
@@ -90,7 +92,7 @@ void check_slots(const std::vector<Slot>& slots, const TensorSource& source, boo
 void read_slots(Context& ctx, const std::vector<Slot>& slots, const TensorSource& source, bool allow_more) {
   check_slots(slots, source, allow_more);
   for (const Slot& slot : slots) {
-    const std::vector<float> values = source.read_floats(slot.name);
+    const std::vector<float> values = source.read_floats(name_in_source(source, slot.name));
     slot.tensor.copy_from(ctx, Tensor::from_floats(ctx, values, slot.tensor.shape(), DType::f32));
   }
 }

@@ -8,6 +8,7 @@
 #include "core/json.h"
 #include "core/rng.h"
 #include "core/safetensors.h"
+#include "core/tensor_source.h"
 #include "data/tokenizer.h"
 #include "tests/support/program.h"
 #include "tests/support/temp_dir.h"
@@ -135,6 +136,50 @@ TEST_F(TextPipeline, AStoppedRunGoesOnWithTheSameBits) {
   must({"distill", "distill.yaml", "--set", "run.dir=whole"});
   must({"resume", "half", "--set", "schedule.total=96"});
   EXPECT_EQ(trace_of(file("half")).model, trace_of(file("whole")).model);
+}
+
+// Exports leave out `language_model.`: later students start from them all the same.
+TEST_F(TextPipeline, LaterStudentsStartFromAnExport) {
+  const auto distill = [](const std::string& dir, const std::string& start, const std::string& layers) {
+    must({"distill", "distill.yaml", "--set", "run.dir=" + dir, "--set", "student." + start + "=student", "--set",
+          "student.ssm_layers=" + layers, "--set", "schedule.total=24"});
+    must({"export", dir, "--checkpoint", "start", "--out", dir + "-start"});
+  };
+  distill("again", "init_from", "[0, 2]");
+  distill("more", "previous", "[0, 1, 2]");
+  const TensorSource earlier = TensorSource::open(file("student"));
+  for (const char* folder : {"again-start", "more-start"}) {
+    const TensorSource start = TensorSource::open(file(folder));
+    int64_t taken = 0;
+    for (const std::string& name : earlier.names()) {
+      if (name.find(".mamba.") == std::string::npos) continue;
+      EXPECT_EQ(start.read_floats(name), earlier.read_floats(name)) << folder << " " << name;
+      ++taken;
+    }
+    EXPECT_EQ(taken, 16) << folder;
+  }
+}
+
+// A quantised teacher, through every command that reads one.
+TEST_F(TextPipeline, ATeacherInAGgufFileIsDistilledAndExported) {
+  const std::string gguf = std::string(MATVLM_SOURCE_DIR) + "/tests/golden/checkpoints/gguf/quantised.gguf";
+  for (const std::string name : {"train", "heldout"}) {
+    must({"data", "pack", "--text", name + ".jsonl", "--tokenizer", gguf, "--out", "g-" + name + ".h5", "--max-length",
+          "24", "--end-token", "<|end|>"});
+  }
+  must({"distill", "distill.yaml", "--set", "run.dir=g", "--set", "teacher.path=" + gguf, "--set",
+        "student.ssm_layers=[0]", "--set", "data.train=g-train.h5", "--set", "data.heldout=g-heldout.h5", "--set",
+        "schedule.total=24"});
+  must({"export", "g", "--out", "g-student", "--max-shard-size", "100KB"});
+  must({"export", "g", "--out", "g-teacher", "--format", "hf-teacher"});
+  const ProgramResult same = run({"inspect", "g-teacher", "--compare", gguf});
+  EXPECT_EQ(same.code, 0) << same.out << same.err;
+  must({"eval", "--model", "g-teacher", "--teacher", gguf, "--data", "g-heldout.h5", "--device", "cpu", "--json",
+        "g.json"});
+  EXPECT_EQ(Json::read_file(file("g.json")).at("kl").as_double(), 0.0);
+  for (const std::string& model : {gguf, std::string("g-student"), std::string("g")}) {
+    must({"generate", "--model", model, "--prompt", "the cat", "--template", "none", "--device", "cpu"});
+  }
 }
 
 TEST_F(TextPipeline, ExportsHaveTheNamesOfTheLanguageModelsOwnCheckpoint) {
