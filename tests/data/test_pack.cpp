@@ -272,6 +272,25 @@ TEST_F(Pack, PartsOfAnotherPackingAreNotUsed) {
   EXPECT_FALSE(fs::exists(options_.output + ".parts"));
 }
 
+// A template file may change under its name, and a pack may have no pictures.
+TEST_F(Pack, PartsBelongToTheTemplateItself) {
+  options_.part_samples = 1;
+  options_.image_folder.clear();
+  options_.form = find_template("phi");
+  const std::vector<std::string> entries = {entry("a", "", "What?", "a red ball"), entry("b", "", "What is it?", "a"),
+                                            entry("x", "", "<image>", "a")};
+  EXPECT_NE(error_of([&] { pack(entries); }), "");
+  options_.form->system = "Other words.";
+  EXPECT_NE(error_of([&] { pack_dataset(options_, tokenizer_); }), "");
+  int64_t first = 0;
+  const auto count_first = [&](const PackProgress& at) { first = first == 0 ? at.samples : first; };
+  EXPECT_NE(error_of([&] { pack_dataset(options_, tokenizer_, count_first); }), "");
+  EXPECT_EQ(first, 0);  // goes on at the sample that ended it
+  options_.form->system = "Again others.";
+  EXPECT_NE(error_of([&] { pack_dataset(options_, tokenizer_, count_first); }), "");
+  EXPECT_EQ(first, 1);  // from the start
+}
+
 TEST_F(Pack, BadOptionsAndProgress) {
   const std::string good = entry("g", "", "What?", "ball");
   pack({good, good});
