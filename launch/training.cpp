@@ -59,6 +59,7 @@ PackExpectation expectation(const RunConfig& config, const TrainingModels& model
   PackExpectation e;
   e.vocab_size = models.config.text.vocab;
   e.tokens_per_image = models.config.tokens_per_image();
+  e.text_only = !models.config.vision;
   e.tokenizer_sha256 = Tokenizer::read_file(models.tokenizer_file).sha256();
   static_cast<void>(config);
   return e;
@@ -103,6 +104,7 @@ MicroBatch to_micro_batch(Batch batch) {
   out.rows.labels = std::move(batch.labels);
   out.rows.cu = std::move(batch.cu_seqlens);
   out.rows.image_of_row = std::move(batch.image_of_row);
+  out.rows.sequences = std::move(batch.sequences);
   return out;
 }
 
@@ -313,8 +315,9 @@ void TrainingRun::evaluate() {
     state_.best_score = -total;
     state_.best_update = state_.update;
   }
-  log_info(cat("held out, update ", state_.update, ": total ", total, ", ce ", ce, ", answer tokens right ",
-               100.0 * correct, " %", models_.teacher ? cat(", arg max agrees ", 100.0 * agree, " %") : "",
+  log_info(cat("held out, update ", state_.update, ": total ", total, ", ce ", ce,
+               heldout_->is_text() ? cat(", perplexity ", std::exp(ce)) : "", ", answer tokens right ", 100.0 * correct,
+               " %", models_.teacher ? cat(", arg max agrees ", 100.0 * agree, " %") : "",
                best ? ", best so far" : ""));
   if (metrics_) {
     metrics_->event("eval", state_.update,

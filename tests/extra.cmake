@@ -57,3 +57,19 @@ if(MATVLM_HAVE_CUDA)
     target_link_libraries(bench_${name} PRIVATE matvlm_test_support)
   endforeach()
 endif()
+
+# Against Hugging Face tokenizers on random texts, where Python has that package; skipped by name where not.
+add_executable(tokenizer_main ${CMAKE_CURRENT_SOURCE_DIR}/data/tokenizer_main.cpp)
+target_link_libraries(tokenizer_main PRIVATE matvlm_data)
+find_package(Python3 QUIET COMPONENTS Interpreter)
+set(MATVLM_PYTHON "${Python3_EXECUTABLE}" CACHE STRING "Python whose packages some tests compare with")
+if(MATVLM_PYTHON)
+  add_test(NAME data.tokenizer_peer COMMAND ${MATVLM_PYTHON} ${CMAKE_CURRENT_SOURCE_DIR}/data/tokenizer_peer.py
+    $<TARGET_FILE:tokenizer_main> ${CMAKE_CURRENT_SOURCE_DIR}/golden/tokenizer --texts 20000)
+  set_tests_properties(data.tokenizer_peer PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 600)
+  if(MATVLM_HAVE_PCRE2)
+    add_test(NAME data.tokenizer_peer_pcre2 COMMAND ${MATVLM_PYTHON} ${CMAKE_CURRENT_SOURCE_DIR}/data/tokenizer_peer.py
+      $<TARGET_FILE:tokenizer_main> ${CMAKE_CURRENT_SOURCE_DIR}/golden/tokenizer/pcre2 --texts 20000)
+    set_tests_properties(data.tokenizer_peer_pcre2 PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 600)
+  endif()
+endif()
