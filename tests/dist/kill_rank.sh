@@ -35,6 +35,7 @@ for ranks in $numbers; do
   last=$((ranks - 1))
   waited=0
   while [ "$(ls "$folder" | grep -c '^pid\.[0-9]*$')" -lt "$ranks" ]; do
+    kill -0 "$launcher" 2>/dev/null || die "the ranks ended too early: $(cat "$folder/out")"
     [ "$waited" -ge 600 ] && die "the ranks did not start: $(cat "$folder/out")"
     sleep 0.1
     waited=$((waited + 1))
