@@ -228,6 +228,8 @@ double TrainingRun::eta() const {
 void TrainingRun::report(const UpdateReport& update, double seconds, double waited) {
   seconds_ += seconds;
   waited_ += waited;
+  comm_waited_ += update.comm_wait;
+  ++updates_;
   tokens_ += update.tokens;
   samples_ += update.counts.samples;
   const bool last = state_.samples >= config_.schedule.total;
@@ -249,11 +251,12 @@ void TrainingRun::report(const UpdateReport& update, double seconds, double wait
     m.tokens_per_second = static_cast<double>(tokens_) / seconds_;
     m.memory_bytes = runtime_.ctx().allocator()->stats().peak;
     m.data_wait = waited_ / seconds_;
+    m.comm_wait_ms = 1000 * comm_waited_ / static_cast<double>(updates_);
     m.eta_seconds = eta();
     metrics_->step(m);
   }
-  seconds_ = waited_ = 0;
-  tokens_ = samples_ = 0;
+  seconds_ = waited_ = comm_waited_ = 0;
+  tokens_ = samples_ = updates_ = 0;
 }
 
 bool TrainingRun::evaluation_due() const {

@@ -32,6 +32,13 @@ struct ChunkInfo {
 };
 __host__ __device__ inline int64_t first_slot(int64_t begin, int64_t sequence) { return begin / kChunk + sequence; }
 
+// A barrier of all kThreads threads of a block whose warps come from different places of the code: for __syncthreads()
+// they would have to be at the same one.
+template <int kThreads>
+__device__ void block_sync() {
+  asm volatile("bar.sync 2, %0;" ::"n"(kThreads) : "memory");
+}
+
 // An operand [T, groups*width] of which head h reads group h / heads_per_group.
 struct Rows {
   const bf16* data = nullptr;
