@@ -37,7 +37,7 @@ __device__ ChunkInfo find_chunk(const int64_t* cu, int64_t batch, int64_t slot) 
   }
   const int64_t offset = (slot - first_slot(cu[low], low)) * kChunk;
   const int64_t left = cu[low + 1] - cu[low] - offset;
-  return {cu[low] + offset, static_cast<int32_t>(max(min(left, static_cast<int64_t>(kChunk)), int64_t{0})), 0};
+  return {cu[low] + offset, static_cast<int32_t>(max(min(left, static_cast<int64_t>(kChunk)), int64_t{0}))};
 }
 
 // dt = softplus(raw + bias) and the running log2 decay of each chunk. A warp takes a head, a lane two tokens.

@@ -28,7 +28,6 @@ constexpr float kSmallestStepDecay = -72.0F;   // log2; one step's decay is cut 
 struct ChunkInfo {
   int64_t first;  // token
   int32_t count;  // tokens, at most 64; 0: nothing here
-  int32_t unused;
 };
 __host__ __device__ inline int64_t first_slot(int64_t begin, int64_t sequence) { return begin / kChunk + sequence; }
 

@@ -72,9 +72,12 @@ SizeKernels size_kernels() {
     }
   };
   k.has_sm90a = [] {
-    cudaFuncAttributes attributes{};
-    MATVLM_CUDA_CHECK(cudaFuncGetAttributes(&attributes, pipeline_kernel<P, N>));
-    return attributes.numRegs > 32;  // in code for any other target the kernel is empty
+    static const bool has = [] {  // asked before every call, the same for a process and its GPU
+      cudaFuncAttributes attributes{};
+      MATVLM_CUDA_CHECK(cudaFuncGetAttributes(&attributes, pipeline_kernel<P, N>));
+      return attributes.numRegs > 32;  // in code for any other target the kernel is empty
+    }();
+    return has;
   };
   return k;
 }

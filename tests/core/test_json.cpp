@@ -8,26 +8,18 @@
 
 #include "core/error.h"
 #include "core/file.h"
+#include "tests/support/errors.h"
 #include "tests/support/temp_dir.h"
 
 namespace matvlm {
 namespace {
 
-template <class Action>
-std::string error_of(const Action& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
+using testing::contains;
+using testing::error_of;
 
 std::string parse_error(const std::string& text) {
   return error_of([&] { Json::parse(text, "f.json"); });
 }
-
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 TEST(Json, ReadsEveryKind) {
   const Json json =

@@ -6,18 +6,19 @@
 
 #include "core/error.h"
 #include "core/file.h"
+#include "tests/support/errors.h"
 #include "tests/support/temp_dir.h"
 
 namespace matvlm {
 namespace {
+
+using testing::contains;
 
 std::string host() {
   char name[256] = "";
   gethostname(name, sizeof(name) - 1);
   return name;
 }
-
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 TEST(Log, RankZeroWritesEverythingWithItsPrefix) {
   const testing::TempDir folder;

@@ -11,24 +11,16 @@
 #include <string>
 
 #include "core/error.h"
+#include "tests/support/errors.h"
 #include "tests/support/temp_dir.h"
 
 namespace matvlm {
 namespace {
 
+using testing::contains;
+using testing::error_of;
+
 using Names = std::vector<std::string>;
-
-template <class Action>
-std::string error_of(const Action& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
-
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 std::string length_prefix(uint64_t length) {
   std::string text(8, '\0');

@@ -12,20 +12,11 @@
 #include "data/pack_text.h"
 #include "data/text_source.h"
 #include "launch/template_file.h"
+#include "tests/support/errors.h"
 #include "tests/support/temp_dir.h"
 
 namespace matvlm::testing {
 namespace {
-
-template <class Action>
-std::string error_of(const Action& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
 
 const Tokenizer& tokenizer() {
   static const Tokenizer trained = train_bpe(

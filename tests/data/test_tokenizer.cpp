@@ -11,10 +11,13 @@
 #include "data/normalize.h"
 #include "data/tokenizer.h"
 #include "data/utf8.h"
+#include "tests/support/errors.h"
 #include "tests/support/temp_dir.h"
 
 namespace matvlm {
 namespace {
+
+using testing::contains;
 
 const std::string kGolden = std::string(MATVLM_SOURCE_DIR) + "/tests/golden/tokenizer/";
 
@@ -26,8 +29,6 @@ std::string error_of(const std::function<void()>& action) {
   }
   return "";
 }
-
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 std::vector<int32_t> ids_of(const Json& list) {
   std::vector<int32_t> out;

@@ -10,6 +10,7 @@
 #include "core/safetensors.h"
 #include "core/tensor_source.h"
 #include "layers/config.h"
+#include "tests/support/errors.h"
 #include "tests/support/program.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/tiny_job.h"
@@ -21,8 +22,6 @@ namespace {
 namespace fs = std::filesystem;
 
 using Words = std::vector<std::string>;
-
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 // One job for all tests: a teacher, and a student of it with the Mamba layers 0 and 2.
 class Export : public ::testing::Test {

@@ -2,6 +2,7 @@
 // error: one line on stderr and exit code 2. Under mpirun, too.
 #include <gtest/gtest.h>
 
+#include "tests/support/errors.h"
 #include "tests/support/program.h"
 #include "tests/support/temp_dir.h"
 
@@ -9,8 +10,6 @@ namespace matvlm::testing {
 namespace {
 
 using Words = std::vector<std::string>;
-
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 TEST(Help, EverySubcommand) {
   // Each with words that its help must hold.

@@ -13,11 +13,14 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "launch/run_directory.h"
+#include "tests/support/errors.h"
 #include "tests/support/op_check.h"
 #include "tests/support/temp_dir.h"
 
 namespace matvlm {
 namespace {
+
+using testing::contains;
 
 namespace fs = std::filesystem;
 using testing::cpu;
@@ -31,8 +34,6 @@ std::string error_of(const std::function<void()>& action) {
   }
   return "no error";
 }
-
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 // Two parameters with values that depend on `seed`.
 struct Model {

@@ -6,6 +6,7 @@
 #include <map>
 
 #include "core/error.h"
+#include "tests/support/errors.h"
 #include "tests/support/op_check.h"
 #include "tests/support/tiny_model.h"
 
@@ -98,16 +99,6 @@ class Decoder {
   DecodeState state;
   std::map<int64_t, Ids> held;
 };
-
-template <class Action>
-std::string error_of(const Action& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
 
 TEST(Decode, PromptThenTokenByToken) {
   for (const int64_t kv_heads : {4, 2, 1}) {

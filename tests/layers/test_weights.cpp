@@ -5,6 +5,7 @@
 #include "core/error.h"
 #include "distill/student.h"
 #include "layers/vlm.h"
+#include "tests/support/errors.h"
 #include "tests/support/tiny_model.h"
 
 namespace matvlm::testing {
@@ -13,16 +14,6 @@ namespace {
 Context& ctx() {
   static const std::unique_ptr<Context> context = make_cpu_context(2);
   return *context;
-}
-
-template <class Action>
-std::string error_of(const Action& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 const Tensor& embed(const Vlm& model) { return model.text.embed.value; }
