@@ -135,7 +135,7 @@ Bf16Result run(Context& ctx, const AttentionCase& c, const AttentionValues& x, c
 // [H, T] in double.
 std::vector<double> exact_lse(const AttentionCase& c, const AttentionValues& x) {
   const std::vector<int64_t> cu = c.cu();
-  const int threads = omp_get_max_threads();
+  const int threads = oracle_threads();
   std::vector<double> out(x.q.size());
   std::vector<double> lse(static_cast<size_t>(c.heads * c.tokens()));
   const auto args = forward_args<double>(c, cu, x.q.data(), x.k.data(), x.v.data(), out.data(), lse.data());
@@ -264,7 +264,7 @@ void check_cache(Context& ctx, const CacheCase& c, bool portable) {
   exact.q_stride = exact.out_stride = width;
   exact.k_stride = exact.v_stride = kv_width;
   exact.lse = lse.data();
-  const int threads = omp_get_max_threads();
+  const int threads = oracle_threads();
   std::vector<double> scratch(static_cast<size_t>(attention_scratch_cpu(exact.ranges, 1, threads)));
   attention_forward_cpu(exact, scratch.data(), threads);
 
