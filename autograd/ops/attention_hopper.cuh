@@ -11,18 +11,17 @@
 
 namespace matvlm::attention_kernels {
 
-// Columns of a block of a tile (see hopper.cuh). 64 (128-byte rows) where they divide the width. Products with v need
-// all of its columns in one operand with one stride between blocks, so a width of 80 is made of five blocks of 16, not
-// of 64 + 16: nothing is padded, and no product is cut in two.
+// Columns of a block of a tile (see hopper.cuh). Products with v need all of its columns in one operand with one stride
+// between blocks. A width of 80 is two blocks of 64 of which the second is mostly outside the head: its zeros take
+// room, but a row is then fetched in two pieces, where blocks of 16 would take five (and P 72 would split most of them
+// between two sectors of memory).
 template <int kDim>
-constexpr int kBlockColumns = kDim % 64 == 0   ? 64
-                              : kDim % 32 == 0 ? 32
-                                               : 16;
+constexpr int kBlockColumns = kDim == 96 ? 32 : 64;
 
-template <int kDim, int kRows>
+template <int kDim, int kRows, int kColumns = kBlockColumns<kDim>>
 struct TileOf {
-  static constexpr int kWidth = 2 * kBlockColumns<kDim>;
-  static constexpr int kBlocks = (kDim + kBlockColumns<kDim> - 1) / kBlockColumns<kDim>;
+  static constexpr int kWidth = 2 * kColumns;
+  static constexpr int kBlocks = (kDim + kColumns - 1) / kColumns;
   static constexpr unsigned kBytes = kBlocks * kRows * kWidth;
   using Operand = hopper::Operand<kRows, kWidth>;
 
@@ -30,8 +29,7 @@ struct TileOf {
   static __device__ void copy(unsigned to, const CUtensorMap& map, unsigned barrier, int head, int row) {
 #pragma unroll
     for (int block = 0; block < kBlocks; ++block) {
-      hopper::copy_box(to + static_cast<unsigned>(block * kRows * kWidth), map, barrier, block * kBlockColumns<kDim>,
-                       head, row);
+      hopper::copy_box(to + static_cast<unsigned>(block * kRows * kWidth), map, barrier, block * kColumns, head, row);
     }
   }
   // A warp makes the rows from `valid` on zeros. A swizzle permutes within a row only.
@@ -43,6 +41,41 @@ struct TileOf {
         asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(address), "r"(0) : "memory");
       }
     }
+  }
+};
+
+// A tensor map for each of the two parts of a RowTile.
+struct RowMaps {
+  CUtensorMap main, tail;
+};
+
+// A tile whose columns are summed over only: every product takes 16 of them, so blocks of different widths do. Whole
+// blocks of kBlockColumns, then one of 16 where the width has a rest.
+template <int kDim, int kRows>
+struct RowTile {
+  static constexpr int kColumns = kBlockColumns<kDim>;
+  static constexpr int kMain = kDim / kColumns * kColumns;
+  static constexpr int kTail = kDim - kMain;
+  static_assert(kTail == 0 || kTail == 16);
+  using Main = TileOf<kMain, kRows, kColumns>;
+  using Tail = hopper::Operand<kRows, 32>;
+  static constexpr unsigned kBytes = kRows * kDim * 2;
+
+  static __device__ void copy(unsigned to, const RowMaps& maps, unsigned barrier, int head, int row) {
+    Main::copy(to, maps.main, barrier, head, row);
+    if constexpr (kTail > 0) hopper::copy_box(to + Main::kBytes, maps.tail, barrier, kMain, head, row);
+  }
+  static __device__ uint64_t by_rows(unsigned base, int row, int column) {
+    if constexpr (kTail > 0) {
+      if (column >= kMain) return Tail::by_rows(base + Main::kBytes, row, column - kMain);
+    }
+    return Main::Operand::by_rows(base, row, column);
+  }
+  static RowMaps maps(const void* data, const AttentionShape& shape, int64_t heads, int64_t rows, int64_t stride) {
+    RowMaps result{};
+    result.main = head_map(data, shape.head_dim, heads, rows, stride, kColumns, kRows);
+    if (kTail > 0) result.tail = head_map(data, shape.head_dim, heads, rows, stride, 16, kRows);
+    return result;
   }
 };
 
