@@ -70,7 +70,6 @@ struct ForwardShared {
 
 template <class T>
 class ForwardProducer {
-
  public:
   __device__ ForwardProducer(const HopperForward& f, ForwardShared<T>& shared)
       : f_(f), s_(shared), lane_(static_cast<int>(threadIdx.x) % 32) {}
@@ -178,7 +177,7 @@ class ForwardConsumer {
   __device__ ForwardConsumer(const HopperForward& f, ForwardShared<T>& shared)
       : f_(f),
         s_(shared),
-        group_(static_cast<int>(threadIdx.x) / 128 - 1),
+        group_(hopper::uniform(static_cast<int>(threadIdx.x) / 128) - 1),
         lane_(static_cast<int>(threadIdx.x) % 32),
         row_(static_cast<int>(threadIdx.x) % 128 / 32 * 16 + lane_ / 4),
         factor_(static_cast<float>(f.args.shape.scale) * kLog2E) {}
@@ -233,7 +232,7 @@ class ForwardConsumer {
     max_[0] = max_[1] = -INFINITY;
     sum_[0] = sum_[1] = 0.0F;
     // Causal: the block's last tiles of keys may be hidden from all of this warpgroup.
-    const int first = min(item_.tiles - 1, (item_.visible + group_ * 64 + 62) / T::kKeys);
+    const int first = hopper::uniform(min(item_.tiles - 1, (item_.visible + group_ * 64 + 62) / T::kKeys));
     const int hidden = item_.tiles - 1 - first;
     skip_tiles(hidden);
     hopper::barrier_wait(shared_of(s_.k_full[k_.stage]), k_.parity);
@@ -308,7 +307,7 @@ class ForwardConsumer {
 #pragma unroll
     for (int i = 0; i < T::kKeys / 16; ++i) {
       hopper::Wgmma<T::kDim>::template registers<1>(out, weights[i], T::KV::Operand::by_columns(v, i * 16, 0),
-                                                 i > 0 ? 1 : add);
+                                                    i > 0 ? 1 : add);
     }
     hopper::wgmma_commit();
   }
@@ -389,8 +388,7 @@ class ForwardConsumer {
 };
 
 template <class T>
-__global__ void __launch_bounds__(T::kThreads, 1)
-    hopper_forward_kernel(const __grid_constant__ HopperForward f) {
+__global__ void __launch_bounds__(T::kThreads, 1) hopper_forward_kernel(const __grid_constant__ HopperForward f) {
 #ifdef MATVLM_SM90A
   extern __shared__ __align__(1024) unsigned char hopper_shared[];
   auto& shared = *reinterpret_cast<ForwardShared<T>*>(hopper_shared);

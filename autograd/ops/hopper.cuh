@@ -100,6 +100,10 @@ __device__ inline void register_budget_lower() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kCount));
 }
 
+// The first lane's value: tells the compiler that the warp's threads agree, so that what follows from it (addresses of
+// operands) can live in uniform registers.
+__device__ inline int uniform(int x) { return __shfl_sync(0xffffffffU, x, 0); }
+
 // ---- wgmma ----
 
 __device__ inline void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
