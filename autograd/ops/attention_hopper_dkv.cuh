@@ -244,12 +244,14 @@ class DkvConsumer {
     start_rows(grads, shared_of(s_.v[own_.stage]), shared_of(s_.grad[ring_.stage]));
     unsigned stage = take_turn<true>(logits, grads, dk, dv, dk_weights, dv_weights, 0, 0);
     const int turns = hopper::uniform(item_->turns);
+    int tile = 0;  // of the query head
     for (int turn = 1; turn < turns; ++turn) {
+      if (++tile == item_->tiles) tile = 0;
       hopper::barrier_wait(shared_of(s_.full[ring_.stage]), ring_.parity);
       start_rows(logits, shared_of(s_.k[own_.stage]), shared_of(s_.q[ring_.stage]));
       start_sum(dk, dk_weights, shared_of(s_.q[stage]), turn > 1 ? 1 : 0);
       start_rows(grads, shared_of(s_.v[own_.stage]), shared_of(s_.grad[ring_.stage]));
-      stage = take_turn<false>(logits, grads, dk, dv, dk_weights, dv_weights, turn, stage);
+      stage = take_turn<false>(logits, grads, dk, dv, dk_weights, dv_weights, tile, stage);
     }
     start_sum(dk, dk_weights, shared_of(s_.q[stage]), item_->turns > 1 ? 1 : 0);
     hopper::wgmma_wait<0>();
@@ -265,7 +267,7 @@ class DkvConsumer {
   // end dv. The stage of the turn before becomes free. Returns the turn's stage; the ring moves on.
   template <bool kFirst>
   __device__ unsigned take_turn(float (&logits)[kLogits], float (&grads)[kLogits], float (&dk)[kOut], float (&dv)[kOut],
-                                Weights& dk_weights, Weights& dv_weights, int turn, unsigned stage_before) {
+                                Weights& dk_weights, Weights& dv_weights, int tile, unsigned stage_before) {
     const unsigned stage = ring_.stage;
     hopper::wgmma_wait<kFirst ? 1 : 2>();
     hopper::pin(logits);
@@ -273,7 +275,7 @@ class DkvConsumer {
       hopper::pin(dv);
       hopper::pin(dv_weights);
     }
-    const bool masked = probabilities(logits, s_.lse[stage], turn);
+    const bool masked = probabilities(logits, s_.lse[stage], tile);
     round_weights(logits, dv_weights);
     start_sum(dv, dv_weights, shared_of(s_.grad[stage]), kFirst ? 0 : 1);
     hopper::wgmma_wait<1>();
@@ -283,7 +285,11 @@ class DkvConsumer {
       hopper::pin(dk_weights);
       release_warp(s_.empty[stage_before], lane_);
     }
-    differences(logits, grads, s_.delta[stage], masked);
+    if (masked) {
+      differences<true>(logits, grads, s_.delta[stage]);
+    } else {
+      differences<false>(logits, grads, s_.delta[stage]);
+    }
     round_weights(logits, dk_weights);
     ring_.next();
     return stage;
@@ -315,7 +321,7 @@ class DkvConsumer {
   }
 
   // Logits -> probabilities, 0 where the query does not see the key. True where there may be such.
-  __device__ bool probabilities(float (&logits)[kLogits], const float* lse, int turn) const {
+  __device__ bool probabilities(float (&logits)[kLogits], const float* lse, int tile) const {
     const float factor = static_cast<float>(f_.args.forward.shape.scale) * kLog2E;
 #pragma unroll
     for (int n = 0; n < kLogits / 4; ++n) {
@@ -327,7 +333,7 @@ class DkvConsumer {
     }
     if (!f_.args.forward.shape.causal) return false;
     // Key `row` is seen by the queries `column` of this turn with row < visible + column.
-    const int visible = item_->visible + turn % item_->tiles * T::kQueries;
+    const int visible = item_->visible + tile * T::kQueries;
     if (visible >= (group_ + 1) * 64) return false;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -341,9 +347,10 @@ class DkvConsumer {
     return true;
   }
 
-  // Probabilities and their gradients -> gradients of the logits.
-  __device__ void differences(float (&logits)[kLogits], const float (&grads)[kLogits], const float* delta,
-                              bool masked) const {
+  // Probabilities and their gradients -> gradients of the logits. The mask is a selection: a probability of 0 stays 0
+  // also where the gradient is not finite.
+  template <bool kMasked>
+  __device__ void differences(float (&logits)[kLogits], const float (&grads)[kLogits], const float* delta) const {
 #pragma unroll
     for (int n = 0; n < kLogits / 4; ++n) {
       const float2 d = *reinterpret_cast<const float2*>(delta + n * 8 + lane_ % 4 * 2);
@@ -351,8 +358,7 @@ class DkvConsumer {
       for (int e = 0; e < 4; ++e) {
         const float x = logits[4 * n + e];
         const float product = x * (grads[4 * n + e] - (e % 2 == 0 ? d.x : d.y));
-        // The mask is a selection: a probability of 0 stays 0 also where the gradient is not finite.
-        logits[4 * n + e] = masked && x == 0.0F ? 0.0F : product;
+        logits[4 * n + e] = kMasked && x == 0.0F ? 0.0F : product;
       }
     }
   }
