@@ -172,6 +172,8 @@ inline WorkList work_list(Context& ctx, const AttentionShape& shape, const Atten
   return list;
 }
 
+constexpr int64_t kHopperShared = 227 << 10;  // bytes that a block may have on sm_90
+
 // Launches a persistent kernel of `threads` threads a block.
 template <class Args>
 void launch_hopper(Context& ctx, void (*kernel)(Args), int64_t items, int threads, int64_t bytes, const Args& args) {

@@ -418,6 +418,7 @@ void dkv_tiles(Context& ctx, const Bf16Backward& args) {
   constexpr int kColumns = kBlockColumns<T::kDim>;
   f.q = head_map(a.q, shape.head_dim, shape.heads, a.tokens, a.q_stride, kColumns, T::kQueries);
   f.grad = head_map(args.grad_out, shape.head_dim, shape.heads, a.tokens, args.grad_out_stride, kColumns, T::kQueries);
+  static_assert(sizeof(DkvShared<T>) <= kHopperShared);
   launch_hopper(ctx, hopper_dkv_kernel<T>, f.work.items(), T::kThreads, sizeof(DkvShared<T>), f);
 }
 

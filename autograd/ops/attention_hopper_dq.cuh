@@ -365,6 +365,7 @@ void dq_tiles(Context& ctx, const Bf16Backward& args) {
   f.grad = T::Own::maps(args.grad_out, shape, shape.heads, a.tokens, args.grad_out_stride);
   f.v = T::V::maps(a.v, shape, shape.kv_heads, a.kv_rows, a.v_stride);
   f.k = head_map(a.k, shape.head_dim, shape.kv_heads, a.kv_rows, a.k_stride, kBlockColumns<T::kDim>, T::kKeys);
+  static_assert(sizeof(DqShared<T>) <= kHopperShared);
   launch_hopper(ctx, hopper_dq_kernel<T>, f.work.items(), T::kThreads, sizeof(DqShared<T>), f);
 }
 

@@ -20,14 +20,17 @@ struct HopperForward {
   CUtensorMap q, k, v;
 };
 
-// kGroups computing warpgroups of 64 queries, tiles of kTileKeys keys, rings of kRingStages, blocks of kBlock columns.
-template <int kHeadDim, int kWarpgroups, int kTileKeys, int kRingStages, int kBlock = kBlockColumns<kHeadDim>>
+// kGroups computing warpgroups of 64 queries, tiles of kTileKeys keys, rings of kRingStages, blocks of kBlock columns;
+// kOrdered: the warpgroups start their products in turns.
+template <int kHeadDim, int kWarpgroups, int kTileKeys, int kRingStages, int kBlock = kBlockColumns<kHeadDim>,
+          bool kOrdered = true>
 struct ForwardTiles {
   static constexpr int kDim = kHeadDim;
   static constexpr int kGroups = kWarpgroups;
   static constexpr int kStages = kRingStages;
   static constexpr int kKeys = kTileKeys;
   static constexpr int kColumns = kBlock;
+  static constexpr bool kTurns = kOrdered;
   static constexpr int kQueries = 64 * kGroups;
   static constexpr int kThreads = 128 * (kGroups + 1);
   static constexpr int kComputeRegisters = kGroups == 2 ? 240 : 160;
@@ -198,8 +201,12 @@ class ForwardConsumer {
   }
 
  private:
-  __device__ void take_turn() { hopper::named_sync(1 + static_cast<unsigned>(group_), 256); }
-  __device__ void pass_turn() { hopper::named_arrive(1 + static_cast<unsigned>((group_ + 1) % T::kGroups), 256); }
+  __device__ void take_turn() {
+    if constexpr (T::kTurns) hopper::named_sync(1 + static_cast<unsigned>(group_), 256);
+  }
+  __device__ void pass_turn() {
+    if constexpr (T::kTurns) hopper::named_arrive(1 + static_cast<unsigned>((group_ + 1) % T::kGroups), 256);
+  }
 
   // No query of this warpgroup: only the rings and turns move on, in the order of attend(): another warpgroup's turn
   // may wait for a stage that this one has to give up.
@@ -433,6 +440,7 @@ void forward_tiles(Context& ctx, const Bf16Forward& args) {
   f.q = head_map(args.q, shape.head_dim, shape.heads, args.tokens, args.q_stride, T::kColumns, T::kQueries);
   f.k = head_map(args.k, shape.head_dim, shape.kv_heads, args.kv_rows, args.k_stride, T::kColumns, T::kKeys);
   f.v = head_map(args.v, shape.head_dim, shape.kv_heads, args.kv_rows, args.v_stride, T::kColumns, T::kKeys);
+  static_assert(sizeof(ForwardShared<T>) <= kHopperShared);
   launch_hopper(ctx, hopper_forward_kernel<T>, f.work.items(), T::kThreads, sizeof(ForwardShared<T>), f);
 }
 
