@@ -100,11 +100,60 @@ __device__ void round_weights(const float (&x)[kCount], unsigned (&weights)[kCou
   }
 }
 
+// Word j of the lane i of four lanes <- word i of its lane j.
+__device__ inline void transpose_words(unsigned (&w)[4], int lane) {
+#pragma unroll
+  for (int step = 1; step <= 2; step *= 2) {
+    const bool upper = (lane & step) != 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if ((i & step) != 0) continue;
+      const unsigned got = __shfl_xor_sync(0xffffffffU, upper ? w[i] : w[i + step], step);
+      (upper ? w[i] : w[i + step]) = got;
+    }
+  }
+}
+
+// store_group() of rows whose columns come in aligned pieces of 16 bytes: the four lanes of a row exchange their words,
+// so that each stores 8 columns of its own. All lanes of a warp call it.
+template <int kDim>
+__device__ void store_vectors(const HeadTarget& target, const float (&x)[kDim / 2], float factor, int row, int valid,
+                              int p) {
+  constexpr int kPieces = kDim / 8;
+  static_assert(kPieces % 4 == 0 || kPieces % 4 == 2);
+  const int lane = static_cast<int>(threadIdx.x) % 4;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const bool inside = row + 8 * half < valid;
+    bf16* to = target.data + (row + 8 * half) * target.stride;
+    const auto word = [&](int n) { return mma::pack(x[4 * n + 2 * half] * factor, x[4 * n + 2 * half + 1] * factor); };
+#pragma unroll
+    for (int n = 0; n + 4 <= kPieces; n += 4) {
+      unsigned w[4] = {word(n), word(n + 1), word(n + 2), word(n + 3)};
+      transpose_words(w, lane);
+      const int column = (n + lane) * 8;
+      if (inside && column < p) *reinterpret_cast<uint4*>(to + column) = make_uint4(w[0], w[1], w[2], w[3]);
+    }
+    if constexpr (kPieces % 4 == 2) {
+      constexpr int kLast = kPieces - 2;
+      const bool upper = lane % 2 != 0;
+      const unsigned low = word(kLast);
+      const unsigned high = word(kLast + 1);
+      const unsigned got = __shfl_xor_sync(0xffffffffU, upper ? low : high, 1);
+      const int column = (kLast + lane % 2) * 8 + lane / 2 * 4;
+      if (inside && column < p) {
+        *reinterpret_cast<uint2*>(to + column) = upper ? make_uint2(got, high) : make_uint2(low, got);
+      }
+    }
+  }
+}
+
 // A thread's part of a warpgroup's result, times a factor: row `row` and the one 8 below of a tile, where below
 // `valid`; columns below p.
 template <int kDim>
 __device__ void store_group(const HeadTarget& target, const float (&x)[kDim / 2], float factor, int row, int valid,
                             int p) {
+  if (target.vectors && !target.accumulate) return store_vectors<kDim>(target, x, factor, row, valid, p);
   const int column = static_cast<int>(threadIdx.x) % 4 * 2;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {

@@ -11,7 +11,7 @@ namespace matvlm::attention_kernels {
 struct HopperDkv {
   Bf16Backward args;
   WorkList work;
-  bool dk_pairs, dv_pairs;
+  bool dk_pairs, dv_pairs, dk_vectors, dv_vectors;
   RowMaps k, v;
   CUtensorMap q, grad;
 };
@@ -225,12 +225,14 @@ class DkvConsumer {
     const int p = static_cast<int>(b.forward.shape.head_dim);
     const int column = item_->kv_head * p;
     if (b.dk != nullptr) {
-      store_group<T::kDim>({b.dk + item_->k_row * b.dk_stride + column, b.dk_stride, f_.dk_pairs, b.accumulate_dk}, dk,
-                           static_cast<float>(b.forward.shape.scale), row_, item_->rows, p);
+      store_group<T::kDim>(
+          {b.dk + item_->k_row * b.dk_stride + column, b.dk_stride, f_.dk_pairs, b.accumulate_dk, f_.dk_vectors}, dk,
+          static_cast<float>(b.forward.shape.scale), row_, item_->rows, p);
     }
     if (b.dv != nullptr) {
-      store_group<T::kDim>({b.dv + item_->k_row * b.dv_stride + column, b.dv_stride, f_.dv_pairs, b.accumulate_dv}, dv,
-                           1.0F, row_, item_->rows, p);
+      store_group<T::kDim>(
+          {b.dv + item_->k_row * b.dv_stride + column, b.dv_stride, f_.dv_pairs, b.accumulate_dv, f_.dv_vectors}, dv,
+          1.0F, row_, item_->rows, p);
     }
   }
 
@@ -412,6 +414,8 @@ void dkv_tiles(Context& ctx, const Bf16Backward& args) {
                      a.ranges.longest_q * shape.head_dim * 4 * shape.heads / shape.kv_heads);
   if (f.work.items() == 0) return;
   f.dk_pairs = aligned_heads(args.dk, args.dk_stride, shape.head_dim, 2);
+  f.dk_vectors = aligned_heads(args.dk, args.dk_stride, shape.head_dim, 8);
+  f.dv_vectors = aligned_heads(args.dv, args.dv_stride, shape.head_dim, 8);
   f.dv_pairs = aligned_heads(args.dv, args.dv_stride, shape.head_dim, 2);
   f.k = T::Own::maps(a.k, shape, shape.kv_heads, a.kv_rows, a.k_stride);
   f.v = T::Own::maps(a.v, shape, shape.kv_heads, a.kv_rows, a.v_stride);

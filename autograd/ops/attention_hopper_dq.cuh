@@ -15,7 +15,7 @@ namespace matvlm::attention_kernels {
 struct HopperDq {
   Bf16Backward args;
   WorkList work;
-  bool dq_pairs;
+  bool dq_pairs, dq_vectors;
   RowMaps q, grad, v;
   CUtensorMap k;
 };
@@ -231,7 +231,7 @@ class DqConsumer {
     release_warp(s_.empty[stage], lane_);
     const int p = static_cast<int>(a.shape.head_dim);
     store_group<T::kDim>({f_.args.dq + item_->q_row * f_.args.dq_stride + item_->head * p, f_.args.dq_stride,
-                          f_.dq_pairs, f_.args.accumulate_dq},
+                          f_.dq_pairs, f_.args.accumulate_dq, f_.dq_vectors},
                          dq, static_cast<float>(a.shape.scale), row_, item_->rows, p);
   }
 
@@ -361,6 +361,7 @@ void dq_tiles(Context& ctx, const Bf16Backward& args) {
                      a.ranges.longest_k * shape.head_dim * 4 * shape.kv_heads / shape.heads);
   if (f.work.items() == 0) return;
   f.dq_pairs = aligned_heads(args.dq, args.dq_stride, shape.head_dim, 2);
+  f.dq_vectors = aligned_heads(args.dq, args.dq_stride, shape.head_dim, 8);
   f.q = T::Own::maps(a.q, shape, shape.heads, a.tokens, a.q_stride);
   f.grad = T::Own::maps(args.grad_out, shape, shape.heads, a.tokens, args.grad_out_stride);
   f.v = T::V::maps(a.v, shape, shape.kv_heads, a.kv_rows, a.v_stride);

@@ -16,7 +16,7 @@ namespace matvlm::attention_kernels {
 struct HopperForward {
   Bf16Forward args;
   WorkList work;
-  bool out_pairs;
+  bool out_pairs, out_vectors;
   CUtensorMap q, k, v;
 };
 
@@ -364,7 +364,8 @@ class ForwardConsumer {
   __device__ void finish(float (&out)[kOut]) {
     const Bf16Forward& a = f_.args;
     const int p = static_cast<int>(a.shape.head_dim);
-    const HeadTarget target{a.out + item_.q_row * a.out_stride + item_.head * p, a.out_stride, f_.out_pairs, false};
+    const HeadTarget target{a.out + item_.q_row * a.out_stride + item_.head * p, a.out_stride, f_.out_pairs, false,
+                            f_.out_vectors};
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       float sum = sum_[half];
@@ -437,6 +438,7 @@ void forward_tiles(Context& ctx, const Bf16Forward& args) {
                      r.longest_k * shape.head_dim * 4 * shape.kv_heads / shape.heads);
   if (f.work.items() == 0) return;
   f.out_pairs = aligned_heads(args.out, args.out_stride, shape.head_dim, 2);
+  f.out_vectors = aligned_heads(args.out, args.out_stride, shape.head_dim, 8);
   f.q = head_map(args.q, shape.head_dim, shape.heads, args.tokens, args.q_stride, T::kColumns, T::kQueries);
   f.k = head_map(args.k, shape.head_dim, shape.kv_heads, args.kv_rows, args.k_stride, T::kColumns, T::kKeys);
   f.v = head_map(args.v, shape.head_dim, shape.kv_heads, args.kv_rows, args.v_stride, T::kColumns, T::kKeys);
