@@ -23,6 +23,7 @@ struct TileOf {
   static constexpr int kWidth = 2 * kColumns;
   static constexpr int kBlocks = (kDim + kColumns - 1) / kColumns;
   static constexpr unsigned kBytes = kBlocks * kRows * kWidth;
+  static_assert(kRows % 8 == 0);  // so that every block starts a period of the swizzle, 8 rows
   using Operand = hopper::Operand<kRows, kWidth>;
 
   // All rows from `row` of one head into the tile at `to`.
@@ -59,7 +60,9 @@ struct RowTile {
   static_assert(kTail == 0 || kTail == 16);
   using Main = TileOf<kMain, kRows, kColumns>;
   using Tail = hopper::Operand<kRows, 32>;
-  static constexpr unsigned kBytes = kRows * kDim * 2;
+  static constexpr unsigned kCopied = kRows * kDim * 2;
+  static constexpr unsigned kBytes =
+      (kCopied + 1023) / 1024 * 1024;  // the next tile starts a period of the swizzle too
 
   static __device__ void copy(unsigned to, const RowMaps& maps, unsigned barrier, int head, int row) {
     Main::copy(to, maps.main, barrier, head, row);

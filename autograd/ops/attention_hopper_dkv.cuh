@@ -43,7 +43,7 @@ struct DkvChoice<80> : DkvTiles<80, 2, 64, 3, 2> {};
 template <>
 struct DkvChoice<96> : DkvTiles<96, 2, 48, 3, 2> {};
 template <>
-struct DkvChoice<128> : DkvTiles<128, 2, 32, 3, 2> {};
+struct DkvChoice<128> : DkvTiles<128, 2, 48, 3, 2> {};
 
 // A tile of keys as the producer hands it on. turns < 0: no more work; 0: no query sees these keys.
 struct DkvItem {
@@ -119,7 +119,7 @@ class DkvProducer {
     if (lane_ == 0) {
       s_.items[own_.stage] = item;
       const unsigned barrier = shared_of(s_.own_full[own_.stage]);
-      hopper::barrier_expect(barrier, item.turns > 0 ? 2 * T::Own::kBytes : 0);
+      hopper::barrier_expect(barrier, item.turns > 0 ? 2 * T::Own::kCopied : 0);
       if (item.turns > 0) {
         T::Own::copy(shared_of(s_.k[own_.stage]), f_.k, barrier, item.kv_head, static_cast<int>(item.k_row));
         T::Own::copy(shared_of(s_.v[own_.stage]), f_.v, barrier, item.kv_head, static_cast<int>(item.k_row));

@@ -115,7 +115,7 @@ class DqProducer {
     if (lane_ == 0) {
       s_.items[own_.stage] = item;
       const unsigned barrier = shared_of(s_.own_full[own_.stage]);
-      hopper::barrier_expect(barrier, item.tiles > 0 ? 2 * T::Own::kBytes : 0);
+      hopper::barrier_expect(barrier, item.tiles > 0 ? 2 * T::Own::kCopied : 0);
       if (item.tiles > 0) {
         T::Own::copy(shared_of(s_.q[own_.stage]), f_.q, barrier, item.head, static_cast<int>(item.q_row));
         T::Own::copy(shared_of(s_.grad[own_.stage]), f_.grad, barrier, item.head, static_cast<int>(item.q_row));
@@ -133,7 +133,7 @@ class DqProducer {
     const bool clear = valid < T::kKeys;
     const unsigned barrier = clear ? shared_of(s_.patch) : full;
     if (lane_ == 0) {
-      hopper::barrier_expect(barrier, T::K::kBytes + T::V::kBytes);
+      hopper::barrier_expect(barrier, T::K::kBytes + T::V::kCopied);
       T::K::copy(k, f_.k, barrier, head, row);
       T::V::copy(shared_of(s_.v[ring_.stage]), f_.v, barrier, head, row);
     }
