@@ -46,14 +46,15 @@ foreach(file ${e2e_tests})
 endforeach()
 set_tests_properties(e2e.resume PROPERTIES TIMEOUT 1800)  # of which it needs two minutes, but many more with sanitizers
 
-# Benchmarks: tests/bench/NAME.cpp (or NAME_cuda.cpp, which sees CUDA's headers) is the program bench_NAME; not tests, they
-# are run by hand on a GPU.
+# Benchmarks: tests/bench/NAME.cpp (or NAME_cuda.cpp, which sees CUDA's headers) is the program bench_NAME, with NAME_*.cu
+# where there are any; not tests, they are run by hand on a GPU.
 if(MATVLM_HAVE_CUDA)
   file(GLOB benches CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/bench/*.cpp)
   foreach(file ${benches})
     get_filename_component(name ${file} NAME_WE)
     string(REGEX REPLACE "_cuda$" "" name ${name})
-    add_executable(bench_${name} ${file})
+    file(GLOB kernels CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/bench/${name}_*.cu)
+    add_executable(bench_${name} ${file} ${kernels})
     target_link_libraries(bench_${name} PRIVATE matvlm_test_support)
   endforeach()
 endif()

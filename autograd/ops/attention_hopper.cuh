@@ -11,27 +11,26 @@
 
 namespace matvlm::attention_kernels {
 
-// Columns of a block of a tile (see hopper.cuh). 64 (128-byte rows) where they divide the width. Products with v need
-// all of its columns in one operand with one stride between blocks, so a width of 80 is made of five blocks of 16, not
-// of 64 + 16: nothing is padded, and no product is cut in two.
+// Columns of a block of a tile (see hopper.cuh). Products with v need all of its columns in one operand with one stride
+// between blocks. A width of 80 is two blocks of 64 of which the second is mostly outside the head: its zeros take
+// room, but a row is then fetched in two pieces, where blocks of 16 would take five (and P 72 would split most of them
+// between two sectors of memory).
 template <int kDim>
-constexpr int kBlockColumns = kDim % 64 == 0   ? 64
-                              : kDim % 32 == 0 ? 32
-                                               : 16;
+constexpr int kBlockColumns = kDim == 96 ? 32 : 64;
 
-template <int kDim, int kRows>
+template <int kDim, int kRows, int kColumns = kBlockColumns<kDim>>
 struct TileOf {
-  static constexpr int kWidth = 2 * kBlockColumns<kDim>;
-  static constexpr int kBlocks = (kDim + kBlockColumns<kDim> - 1) / kBlockColumns<kDim>;
+  static constexpr int kWidth = 2 * kColumns;
+  static constexpr int kBlocks = (kDim + kColumns - 1) / kColumns;
   static constexpr unsigned kBytes = kBlocks * kRows * kWidth;
+  static_assert(kRows % 8 == 0);  // so that every block starts a period of the swizzle, 8 rows
   using Operand = hopper::Operand<kRows, kWidth>;
 
   // All rows from `row` of one head into the tile at `to`.
   static __device__ void copy(unsigned to, const CUtensorMap& map, unsigned barrier, int head, int row) {
 #pragma unroll
     for (int block = 0; block < kBlocks; ++block) {
-      hopper::copy_box(to + static_cast<unsigned>(block * kRows * kWidth), map, barrier, block * kBlockColumns<kDim>,
-                       head, row);
+      hopper::copy_box(to + static_cast<unsigned>(block * kRows * kWidth), map, barrier, block * kColumns, head, row);
     }
   }
   // A warp makes the rows from `valid` on zeros. A swizzle permutes within a row only.
@@ -43,6 +42,43 @@ struct TileOf {
         asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(address), "r"(0) : "memory");
       }
     }
+  }
+};
+
+// A tensor map for each of the two parts of a RowTile.
+struct RowMaps {
+  CUtensorMap main, tail;
+};
+
+// A tile whose columns are summed over only: every product takes 16 of them, so blocks of different widths do. Whole
+// blocks of kBlockColumns, then one of 16 where the width has a rest.
+template <int kDim, int kRows>
+struct RowTile {
+  static constexpr int kColumns = kBlockColumns<kDim>;
+  static constexpr int kMain = kDim / kColumns * kColumns;
+  static constexpr int kTail = kDim - kMain;
+  static_assert(kTail == 0 || kTail == 16);
+  using Main = TileOf<kMain, kRows, kColumns>;
+  using Tail = hopper::Operand<kRows, 32>;
+  static constexpr unsigned kCopied = kRows * kDim * 2;
+  static constexpr unsigned kBytes =
+      (kCopied + 1023) / 1024 * 1024;  // the next tile starts a period of the swizzle too
+
+  static __device__ void copy(unsigned to, const RowMaps& maps, unsigned barrier, int head, int row) {
+    Main::copy(to, maps.main, barrier, head, row);
+    if constexpr (kTail > 0) hopper::copy_box(to + Main::kBytes, maps.tail, barrier, kMain, head, row);
+  }
+  static __device__ uint64_t by_rows(unsigned base, int row, int column) {
+    if constexpr (kTail > 0) {
+      if (column >= kMain) return Tail::by_rows(base + Main::kBytes, row, column - kMain);
+    }
+    return Main::Operand::by_rows(base, row, column);
+  }
+  static RowMaps maps(const void* data, const AttentionShape& shape, int64_t heads, int64_t rows, int64_t stride) {
+    RowMaps result{};
+    result.main = head_map(data, shape.head_dim, heads, rows, stride, kColumns, kRows);
+    if (kTail > 0) result.tail = head_map(data, shape.head_dim, heads, rows, stride, 16, kRows);
+    return result;
   }
 };
 
@@ -67,11 +103,60 @@ __device__ void round_weights(const float (&x)[kCount], unsigned (&weights)[kCou
   }
 }
 
+// Word j of the lane i of four lanes <- word i of its lane j.
+__device__ inline void transpose_words(unsigned (&w)[4], int lane) {
+#pragma unroll
+  for (int step = 1; step <= 2; step *= 2) {
+    const bool upper = (lane & step) != 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if ((i & step) != 0) continue;
+      const unsigned got = __shfl_xor_sync(0xffffffffU, upper ? w[i] : w[i + step], step);
+      (upper ? w[i] : w[i + step]) = got;
+    }
+  }
+}
+
+// store_group() of rows whose columns come in aligned pieces of 16 bytes: the four lanes of a row exchange their words,
+// so that each stores 8 columns of its own. All lanes of a warp call it.
+template <int kDim>
+__device__ void store_vectors(const HeadTarget& target, const float (&x)[kDim / 2], float factor, int row, int valid,
+                              int p) {
+  constexpr int kPieces = kDim / 8;
+  static_assert(kPieces % 4 == 0 || kPieces % 4 == 2);
+  const int lane = static_cast<int>(threadIdx.x) % 4;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const bool inside = row + 8 * half < valid;
+    bf16* to = target.data + (row + 8 * half) * target.stride;
+    const auto word = [&](int n) { return mma::pack(x[4 * n + 2 * half] * factor, x[4 * n + 2 * half + 1] * factor); };
+#pragma unroll
+    for (int n = 0; n + 4 <= kPieces; n += 4) {
+      unsigned w[4] = {word(n), word(n + 1), word(n + 2), word(n + 3)};
+      transpose_words(w, lane);
+      const int column = (n + lane) * 8;
+      if (inside && column < p) *reinterpret_cast<uint4*>(to + column) = make_uint4(w[0], w[1], w[2], w[3]);
+    }
+    if constexpr (kPieces % 4 == 2) {
+      constexpr int kLast = kPieces - 2;
+      const bool upper = lane % 2 != 0;
+      const unsigned low = word(kLast);
+      const unsigned high = word(kLast + 1);
+      const unsigned got = __shfl_xor_sync(0xffffffffU, upper ? low : high, 1);
+      const int column = (kLast + lane % 2) * 8 + lane / 2 * 4;
+      if (inside && column < p) {
+        *reinterpret_cast<uint2*>(to + column) = upper ? make_uint2(got, high) : make_uint2(low, got);
+      }
+    }
+  }
+}
+
 // A thread's part of a warpgroup's result, times a factor: row `row` and the one 8 below of a tile, where below
 // `valid`; columns below p.
 template <int kDim>
 __device__ void store_group(const HeadTarget& target, const float (&x)[kDim / 2], float factor, int row, int valid,
                             int p) {
+  if (target.vectors && !target.accumulate) return store_vectors<kDim>(target, x, factor, row, valid, p);
   const int column = static_cast<int>(threadIdx.x) % 4 * 2;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -138,6 +223,8 @@ inline WorkList work_list(Context& ctx, const AttentionShape& shape, const Atten
   list.counters = ctx.cuda()->work_counters();
   return list;
 }
+
+constexpr int64_t kHopperShared = 227 << 10;  // bytes that a block may have on sm_90
 
 // Launches a persistent kernel of `threads` threads a block.
 template <class Args>

@@ -11,20 +11,39 @@ namespace matvlm::attention_kernels {
 struct HopperDkv {
   Bf16Backward args;
   WorkList work;
-  bool dk_pairs, dv_pairs;
-  CUtensorMap q, grad, k, v;
+  bool dk_pairs, dv_pairs, dk_vectors, dv_vectors;
+  RowMaps k, v;
+  CUtensorMap q, grad;
+};
+
+// kGroups computing warpgroups of 64 keys, tiles of kTileQueries queries (what the registers hold), a ring of
+// kRingStages (used by the product under way, by the tile at hand, on its way), kOwnBuffers places for the keys (with
+// two, one is in use while the next one comes).
+template <int kHeadDim, int kWarpgroups, int kTileQueries, int kRingStages, int kOwnBuffers>
+struct DkvTiles {
+  static constexpr int kDim = kHeadDim;
+  static constexpr int kGroups = kWarpgroups;
+  static constexpr int kStages = kRingStages;
+  static constexpr int kOwn = kOwnBuffers;
+  static constexpr int kQueries = kTileQueries;
+  static constexpr int kKeys = 64 * kGroups;
+  static constexpr int kThreads = 128 * (kGroups + 1);
+  static constexpr int kComputeRegisters = kGroups == 2 ? 240 : 160;
+  static constexpr int kLoadRegisters = kGroups == 2 ? 24 : 32;
+  using Own = RowTile<kDim, kKeys>;
+  using Passing = TileOf<kDim, kQueries>;
 };
 
 template <int kDim>
-struct DkvTiles {
-  static constexpr int kGroups = 2;
-  static constexpr int kStages = 3;  // used by the product under way, by the tile at hand, on its way
-  static constexpr int kQueries = kDim > 96 ? 32 : kDim > 80 ? 48 : 64;  // what the registers hold
-  static constexpr int kKeys = 64 * kGroups;
-  static constexpr int kThreads = 128 * (kGroups + 1);
-  using Own = TileOf<kDim, kKeys>;
-  using Passing = TileOf<kDim, kQueries>;
-};
+struct DkvChoice;
+template <>
+struct DkvChoice<64> : DkvTiles<64, 2, 80, 3, 2> {};
+template <>
+struct DkvChoice<80> : DkvTiles<80, 2, 64, 3, 2> {};
+template <>
+struct DkvChoice<96> : DkvTiles<96, 2, 48, 3, 2> {};
+template <>
+struct DkvChoice<128> : DkvTiles<128, 2, 48, 3, 2> {};
 
 // A tile of keys as the producer hands it on. turns < 0: no more work; 0: no query sees these keys.
 struct DkvItem {
@@ -36,26 +55,23 @@ struct DkvItem {
   int turns;    // tiles * query heads of the key head
 };
 
-template <int kDim>
+template <class T>
 struct DkvShared {
-  using T = DkvTiles<kDim>;
-  alignas(1024) unsigned char k[2][T::Own::kBytes];  // by turns: one is in use while the next one comes
-  alignas(1024) unsigned char v[2][T::Own::kBytes];  // by turns: one is in use while the next one comes
+  alignas(1024) unsigned char k[T::kOwn][T::Own::kBytes];
+  alignas(1024) unsigned char v[T::kOwn][T::Own::kBytes];
   alignas(1024) unsigned char q[T::kStages][T::Passing::kBytes];
   alignas(1024) unsigned char grad[T::kStages][T::Passing::kBytes];
   alignas(16) float lse[T::kStages][T::kQueries];  // in base 2; +inf past the end, where every probability is then 0
   float delta[T::kStages][T::kQueries];
   alignas(8) uint64_t full[T::kStages], empty[T::kStages];
-  uint64_t own_full[2], own_empty[2], patch;
-  DkvItem items[2];
+  uint64_t own_full[T::kOwn], own_empty[T::kOwn], patch;
+  DkvItem items[T::kOwn];
 };
 
-template <int kDim>
+template <class T>
 class DkvProducer {
-  using T = DkvTiles<kDim>;
-
  public:
-  __device__ DkvProducer(const HopperDkv& f, DkvShared<kDim>& shared)
+  __device__ DkvProducer(const HopperDkv& f, DkvShared<T>& shared)
       : f_(f), s_(shared), lane_(static_cast<int>(threadIdx.x) % 32) {}
 
   __device__ void run() {
@@ -103,7 +119,7 @@ class DkvProducer {
     if (lane_ == 0) {
       s_.items[own_.stage] = item;
       const unsigned barrier = shared_of(s_.own_full[own_.stage]);
-      hopper::barrier_expect(barrier, item.turns > 0 ? 2 * T::Own::kBytes : 0);
+      hopper::barrier_expect(barrier, item.turns > 0 ? 2 * T::Own::kCopied : 0);
       if (item.turns > 0) {
         T::Own::copy(shared_of(s_.k[own_.stage]), f_.k, barrier, item.kv_head, static_cast<int>(item.k_row));
         T::Own::copy(shared_of(s_.v[own_.stage]), f_.v, barrier, item.kv_head, static_cast<int>(item.k_row));
@@ -151,25 +167,24 @@ class DkvProducer {
   }
 
   const HopperDkv& f_;
-  DkvShared<kDim>& s_;
+  DkvShared<T>& s_;
   int lane_;
   hopper::Ring<T::kStages> ring_;
-  hopper::Ring<2> own_;
+  hopper::Ring<T::kOwn> own_;
   unsigned patch_parity_ = 0;
 };
 
-template <int kDim>
+template <class T>
 class DkvConsumer {
-  using T = DkvTiles<kDim>;
   static constexpr int kLogits = T::kQueries / 2;  // registers of a tile of logits
-  static constexpr int kOut = kDim / 2;
+  static constexpr int kOut = T::kDim / 2;
   using Weights = unsigned[T::kQueries / 16][4];
 
  public:
-  __device__ DkvConsumer(const HopperDkv& f, DkvShared<kDim>& shared)
+  __device__ DkvConsumer(const HopperDkv& f, DkvShared<T>& shared)
       : f_(f),
         s_(shared),
-        group_(static_cast<int>(threadIdx.x) / 128 - 1),
+        group_(hopper::uniform(static_cast<int>(threadIdx.x) / 128) - 1),
         lane_(static_cast<int>(threadIdx.x) % 32),
         row_(group_ * 64 + static_cast<int>(threadIdx.x) % 128 / 32 * 16 + lane_ / 4) {}
 
@@ -210,12 +225,14 @@ class DkvConsumer {
     const int p = static_cast<int>(b.forward.shape.head_dim);
     const int column = item_->kv_head * p;
     if (b.dk != nullptr) {
-      store_group<kDim>({b.dk + item_->k_row * b.dk_stride + column, b.dk_stride, f_.dk_pairs, b.accumulate_dk}, dk,
-                        static_cast<float>(b.forward.shape.scale), row_, item_->rows, p);
+      store_group<T::kDim>(
+          {b.dk + item_->k_row * b.dk_stride + column, b.dk_stride, f_.dk_pairs, b.accumulate_dk, f_.dk_vectors}, dk,
+          static_cast<float>(b.forward.shape.scale), row_, item_->rows, p);
     }
     if (b.dv != nullptr) {
-      store_group<kDim>({b.dv + item_->k_row * b.dv_stride + column, b.dv_stride, f_.dv_pairs, b.accumulate_dv}, dv,
-                        1.0F, row_, item_->rows, p);
+      store_group<T::kDim>(
+          {b.dv + item_->k_row * b.dv_stride + column, b.dv_stride, f_.dv_pairs, b.accumulate_dv, f_.dv_vectors}, dv,
+          1.0F, row_, item_->rows, p);
     }
   }
 
@@ -228,12 +245,15 @@ class DkvConsumer {
     start_rows(logits, shared_of(s_.k[own_.stage]), shared_of(s_.q[ring_.stage]));
     start_rows(grads, shared_of(s_.v[own_.stage]), shared_of(s_.grad[ring_.stage]));
     unsigned stage = take_turn<true>(logits, grads, dk, dv, dk_weights, dv_weights, 0, 0);
-    for (int turn = 1; turn < item_->turns; ++turn) {
+    const int turns = hopper::uniform(item_->turns);
+    int tile = 0;  // of the query head
+    for (int turn = 1; turn < turns; ++turn) {
+      if (++tile == item_->tiles) tile = 0;
       hopper::barrier_wait(shared_of(s_.full[ring_.stage]), ring_.parity);
       start_rows(logits, shared_of(s_.k[own_.stage]), shared_of(s_.q[ring_.stage]));
       start_sum(dk, dk_weights, shared_of(s_.q[stage]), turn > 1 ? 1 : 0);
       start_rows(grads, shared_of(s_.v[own_.stage]), shared_of(s_.grad[ring_.stage]));
-      stage = take_turn<false>(logits, grads, dk, dv, dk_weights, dv_weights, turn, stage);
+      stage = take_turn<false>(logits, grads, dk, dv, dk_weights, dv_weights, tile, stage);
     }
     start_sum(dk, dk_weights, shared_of(s_.q[stage]), item_->turns > 1 ? 1 : 0);
     hopper::wgmma_wait<0>();
@@ -249,7 +269,7 @@ class DkvConsumer {
   // end dv. The stage of the turn before becomes free. Returns the turn's stage; the ring moves on.
   template <bool kFirst>
   __device__ unsigned take_turn(float (&logits)[kLogits], float (&grads)[kLogits], float (&dk)[kOut], float (&dv)[kOut],
-                                Weights& dk_weights, Weights& dv_weights, int turn, unsigned stage_before) {
+                                Weights& dk_weights, Weights& dv_weights, int tile, unsigned stage_before) {
     const unsigned stage = ring_.stage;
     hopper::wgmma_wait<kFirst ? 1 : 2>();
     hopper::pin(logits);
@@ -257,7 +277,7 @@ class DkvConsumer {
       hopper::pin(dv);
       hopper::pin(dv_weights);
     }
-    probabilities(logits, s_.lse[stage], turn);
+    const bool masked = probabilities(logits, s_.lse[stage], tile);
     round_weights(logits, dv_weights);
     start_sum(dv, dv_weights, shared_of(s_.grad[stage]), kFirst ? 0 : 1);
     hopper::wgmma_wait<1>();
@@ -267,7 +287,11 @@ class DkvConsumer {
       hopper::pin(dk_weights);
       release_warp(s_.empty[stage_before], lane_);
     }
-    differences(logits, grads, s_.delta[stage]);
+    if (masked) {
+      differences<true>(logits, grads, s_.delta[stage]);
+    } else {
+      differences<false>(logits, grads, s_.delta[stage]);
+    }
     round_weights(logits, dk_weights);
     ring_.next();
     return stage;
@@ -278,8 +302,8 @@ class DkvConsumer {
     hopper::pin(x);
     hopper::wgmma_fence();
 #pragma unroll
-    for (int c = 0; c < kDim; c += 16) {
-      hopper::Wgmma<T::kQueries>::template shared<0, 0>(x, T::Own::Operand::by_rows(own, group_ * 64, c),
+    for (int c = 0; c < T::kDim; c += 16) {
+      hopper::Wgmma<T::kQueries>::template shared<0, 0>(x, T::Own::by_rows(own, group_ * 64, c),
                                                         T::Passing::Operand::by_rows(passing, 0, c), c > 0);
     }
     hopper::wgmma_commit();
@@ -292,14 +316,14 @@ class DkvConsumer {
     hopper::wgmma_fence();
 #pragma unroll
     for (int i = 0; i < T::kQueries / 16; ++i) {
-      hopper::Wgmma<kDim>::template registers<1>(x, weights[i], T::Passing::Operand::by_columns(passing, i * 16, 0),
-                                                 i > 0 ? 1 : add);
+      hopper::Wgmma<T::kDim>::template registers<1>(x, weights[i], T::Passing::Operand::by_columns(passing, i * 16, 0),
+                                                    i > 0 ? 1 : add);
     }
     hopper::wgmma_commit();
   }
 
-  // Logits -> probabilities, 0 where the query does not see the key.
-  __device__ void probabilities(float (&logits)[kLogits], const float* lse, int turn) const {
+  // Logits -> probabilities, 0 where the query does not see the key. True where there may be such.
+  __device__ bool probabilities(float (&logits)[kLogits], const float* lse, int tile) const {
     const float factor = static_cast<float>(f_.args.forward.shape.scale) * kLog2E;
 #pragma unroll
     for (int n = 0; n < kLogits / 4; ++n) {
@@ -309,10 +333,10 @@ class DkvConsumer {
         logits[4 * n + e] = mma::exp2_approx(fmaf(logits[4 * n + e], factor, e % 2 == 0 ? -l.x : -l.y));
       }
     }
-    if (!f_.args.forward.shape.causal) return;
+    if (!f_.args.forward.shape.causal) return false;
     // Key `row` is seen by the queries `column` of this turn with row < visible + column.
-    const int visible = item_->visible + turn % item_->tiles * T::kQueries;
-    if (visible >= (group_ + 1) * 64) return;
+    const int visible = item_->visible + tile * T::kQueries;
+    if (visible >= (group_ + 1) * 64) return false;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int first = row_ + 8 * half - visible - lane_ % 4 * 2;  // hidden up to this column
@@ -322,37 +346,39 @@ class DkvConsumer {
         if (n * 8 + 1 <= first) logits[4 * n + 2 * half + 1] = 0.0F;
       }
     }
+    return true;
   }
 
-  // Probabilities and their gradients -> gradients of the logits.
+  // Probabilities and their gradients -> gradients of the logits. The mask is a selection: a probability of 0 stays 0
+  // also where the gradient is not finite.
+  template <bool kMasked>
   __device__ void differences(float (&logits)[kLogits], const float (&grads)[kLogits], const float* delta) const {
 #pragma unroll
     for (int n = 0; n < kLogits / 4; ++n) {
       const float2 d = *reinterpret_cast<const float2*>(delta + n * 8 + lane_ % 4 * 2);
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        // The mask is a selection: a probability of 0 stays 0 also where the gradient is not finite.
         const float x = logits[4 * n + e];
-        logits[4 * n + e] = x == 0.0F ? 0.0F : x * (grads[4 * n + e] - (e % 2 == 0 ? d.x : d.y));
+        const float product = x * (grads[4 * n + e] - (e % 2 == 0 ? d.x : d.y));
+        logits[4 * n + e] = kMasked && x == 0.0F ? 0.0F : product;
       }
     }
   }
 
   const HopperDkv& f_;
-  DkvShared<kDim>& s_;
+  DkvShared<T>& s_;
   int group_, lane_;
   int row_;                        // of the thread in the block's tile; the other one is 8 below
   const DkvItem* item_ = nullptr;  // in shared memory: registers are scarce
   hopper::Ring<T::kStages> ring_;
-  hopper::Ring<2> own_;
+  hopper::Ring<T::kOwn> own_;
 };
 
-template <int kDim>
-__global__ void __launch_bounds__(DkvTiles<kDim>::kThreads, 1) hopper_dkv_kernel(const __grid_constant__ HopperDkv f) {
+template <class T>
+__global__ void __launch_bounds__(T::kThreads, 1) hopper_dkv_kernel(const __grid_constant__ HopperDkv f) {
 #ifdef MATVLM_SM90A
-  using T = DkvTiles<kDim>;
   extern __shared__ __align__(1024) unsigned char hopper_shared[];
-  auto& shared = *reinterpret_cast<DkvShared<kDim>*>(hopper_shared);
+  auto& shared = *reinterpret_cast<DkvShared<T>*>(hopper_shared);
   if (threadIdx.x == 0) {
     if (mma::shared_address(hopper_shared) % 1024 != 0) __trap();  // the swizzles count from there
     constexpr unsigned kWarps = 4 * T::kGroups;
@@ -360,7 +386,7 @@ __global__ void __launch_bounds__(DkvTiles<kDim>::kThreads, 1) hopper_dkv_kernel
       hopper::barrier_init(shared_of(shared.full[i]), 2);
       hopper::barrier_init(shared_of(shared.empty[i]), kWarps);
     }
-    for (int i = 0; i < 2; ++i) {
+    for (int i = 0; i < T::kOwn; ++i) {
       hopper::barrier_init(shared_of(shared.own_full[i]), 1);
       hopper::barrier_init(shared_of(shared.own_empty[i]), kWarps);
     }
@@ -369,18 +395,17 @@ __global__ void __launch_bounds__(DkvTiles<kDim>::kThreads, 1) hopper_dkv_kernel
   }
   __syncthreads();
   if (threadIdx.x < 128) {
-    hopper::register_budget_lower<24>();
-    if (threadIdx.x < 32) DkvProducer<kDim>(f, shared).run();
+    hopper::register_budget_lower<T::kLoadRegisters>();
+    if (threadIdx.x < 32) DkvProducer<T>(f, shared).run();
   } else {
-    hopper::register_budget_raise<240>();
-    DkvConsumer<kDim>(f, shared).run();
+    hopper::register_budget_raise<T::kComputeRegisters>();
+    DkvConsumer<T>(f, shared).run();
   }
 #endif
 }
 
-template <int kDim>
-void dkv_hopper(Context& ctx, const Bf16Backward& args) {
-  using T = DkvTiles<kDim>;
+template <class T>
+void dkv_tiles(Context& ctx, const Bf16Backward& args) {
   const Bf16Forward& a = args.forward;
   const AttentionShape& shape = a.shape;
   HopperDkv f;
@@ -389,13 +414,21 @@ void dkv_hopper(Context& ctx, const Bf16Backward& args) {
                      a.ranges.longest_q * shape.head_dim * 4 * shape.heads / shape.kv_heads);
   if (f.work.items() == 0) return;
   f.dk_pairs = aligned_heads(args.dk, args.dk_stride, shape.head_dim, 2);
+  f.dk_vectors = aligned_heads(args.dk, args.dk_stride, shape.head_dim, 8);
+  f.dv_vectors = aligned_heads(args.dv, args.dv_stride, shape.head_dim, 8);
   f.dv_pairs = aligned_heads(args.dv, args.dv_stride, shape.head_dim, 2);
-  constexpr int kColumns = kBlockColumns<kDim>;
+  f.k = T::Own::maps(a.k, shape, shape.kv_heads, a.kv_rows, a.k_stride);
+  f.v = T::Own::maps(a.v, shape, shape.kv_heads, a.kv_rows, a.v_stride);
+  constexpr int kColumns = kBlockColumns<T::kDim>;
   f.q = head_map(a.q, shape.head_dim, shape.heads, a.tokens, a.q_stride, kColumns, T::kQueries);
   f.grad = head_map(args.grad_out, shape.head_dim, shape.heads, a.tokens, args.grad_out_stride, kColumns, T::kQueries);
-  f.k = head_map(a.k, shape.head_dim, shape.kv_heads, a.kv_rows, a.k_stride, kColumns, T::kKeys);
-  f.v = head_map(a.v, shape.head_dim, shape.kv_heads, a.kv_rows, a.v_stride, kColumns, T::kKeys);
-  launch_hopper(ctx, hopper_dkv_kernel<kDim>, f.work.items(), T::kThreads, sizeof(DkvShared<kDim>), f);
+  static_assert(sizeof(DkvShared<T>) <= kHopperShared);
+  launch_hopper(ctx, hopper_dkv_kernel<T>, f.work.items(), T::kThreads, sizeof(DkvShared<T>), f);
+}
+
+template <int kDim>
+void dkv_hopper(Context& ctx, const Bf16Backward& args) {
+  dkv_tiles<DkvChoice<kDim>>(ctx, args);
 }
 
 }  // namespace matvlm::attention_kernels

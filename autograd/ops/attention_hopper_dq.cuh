@@ -15,20 +15,40 @@ namespace matvlm::attention_kernels {
 struct HopperDq {
   Bf16Backward args;
   WorkList work;
-  bool dq_pairs;
-  CUtensorMap q, grad, k, v;
+  bool dq_pairs, dq_vectors;
+  RowMaps q, grad, v;
+  CUtensorMap k;
+};
+
+// kGroups computing warpgroups of 64 queries, tiles of kTileKeys keys (what the registers hold), a ring of kRingStages
+// (used by the product under way, by the tile at hand, on its way), kOwnBuffers places for the queries (with two, one
+// is in use while the next one comes).
+template <int kHeadDim, int kWarpgroups, int kTileKeys, int kRingStages, int kOwnBuffers>
+struct DqTiles {
+  static constexpr int kDim = kHeadDim;
+  static constexpr int kGroups = kWarpgroups;
+  static constexpr int kStages = kRingStages;
+  static constexpr int kOwn = kOwnBuffers;
+  static constexpr int kKeys = kTileKeys;
+  static constexpr int kQueries = 64 * kGroups;
+  static constexpr int kThreads = 128 * (kGroups + 1);
+  static constexpr int kComputeRegisters = kGroups == 2 ? 240 : 160;
+  static constexpr int kLoadRegisters = kGroups == 2 ? 24 : 32;
+  using Own = RowTile<kDim, kQueries>;
+  using K = TileOf<kDim, kKeys>;
+  using V = RowTile<kDim, kKeys>;
 };
 
 template <int kDim>
-struct DqTiles {
-  static constexpr int kGroups = 2;
-  static constexpr int kStages = 3;  // used by the product under way, by the tile at hand, on its way
-  static constexpr int kKeys = kDim > 96 ? 64 : kDim > 64 ? 96 : 128;  // what the registers hold
-  static constexpr int kQueries = 64 * kGroups;
-  static constexpr int kThreads = 128 * (kGroups + 1);
-  using Own = TileOf<kDim, kQueries>;
-  using KV = TileOf<kDim, kKeys>;
-};
+struct DqChoice;
+template <>
+struct DqChoice<64> : DqTiles<64, 2, 128, 3, 2> {};
+template <>
+struct DqChoice<80> : DqTiles<80, 2, 112, 3, 2> {};
+template <>
+struct DqChoice<96> : DqTiles<96, 2, 96, 3, 2> {};
+template <>
+struct DqChoice<128> : DqTiles<128, 2, 96, 3, 1> {};
 
 // A tile of queries as the producer hands it on. tiles == 0: no more work.
 struct DqItem {
@@ -40,24 +60,21 @@ struct DqItem {
   int tiles;    // of keys
 };
 
-template <int kDim>
+template <class T>
 struct DqShared {
-  using T = DqTiles<kDim>;
-  alignas(1024) unsigned char q[2][T::Own::kBytes];     // by turns: one is in use while the next one comes
-  alignas(1024) unsigned char grad[2][T::Own::kBytes];  // by turns: one is in use while the next one comes
-  alignas(1024) unsigned char k[T::kStages][T::KV::kBytes];
-  alignas(1024) unsigned char v[T::kStages][T::KV::kBytes];
+  alignas(1024) unsigned char q[T::kOwn][T::Own::kBytes];
+  alignas(1024) unsigned char grad[T::kOwn][T::Own::kBytes];
+  alignas(1024) unsigned char k[T::kStages][T::K::kBytes];
+  alignas(1024) unsigned char v[T::kStages][T::V::kBytes];
   alignas(8) uint64_t full[T::kStages], empty[T::kStages];
-  uint64_t own_full[2], own_empty[2], patch;
-  DqItem items[2];
+  uint64_t own_full[T::kOwn], own_empty[T::kOwn], patch;
+  DqItem items[T::kOwn];
 };
 
-template <int kDim>
+template <class T>
 class DqProducer {
-  using T = DqTiles<kDim>;
-
  public:
-  __device__ DqProducer(const HopperDq& f, DqShared<kDim>& shared)
+  __device__ DqProducer(const HopperDq& f, DqShared<T>& shared)
       : f_(f), s_(shared), lane_(static_cast<int>(threadIdx.x) % 32) {}
 
   __device__ void run() {
@@ -98,7 +115,7 @@ class DqProducer {
     if (lane_ == 0) {
       s_.items[own_.stage] = item;
       const unsigned barrier = shared_of(s_.own_full[own_.stage]);
-      hopper::barrier_expect(barrier, item.tiles > 0 ? 2 * T::Own::kBytes : 0);
+      hopper::barrier_expect(barrier, item.tiles > 0 ? 2 * T::Own::kCopied : 0);
       if (item.tiles > 0) {
         T::Own::copy(shared_of(s_.q[own_.stage]), f_.q, barrier, item.head, static_cast<int>(item.q_row));
         T::Own::copy(shared_of(s_.grad[own_.stage]), f_.grad, barrier, item.head, static_cast<int>(item.q_row));
@@ -116,15 +133,15 @@ class DqProducer {
     const bool clear = valid < T::kKeys;
     const unsigned barrier = clear ? shared_of(s_.patch) : full;
     if (lane_ == 0) {
-      hopper::barrier_expect(barrier, 2 * T::KV::kBytes);
-      T::KV::copy(k, f_.k, barrier, head, row);
-      T::KV::copy(shared_of(s_.v[ring_.stage]), f_.v, barrier, head, row);
+      hopper::barrier_expect(barrier, T::K::kBytes + T::V::kCopied);
+      T::K::copy(k, f_.k, barrier, head, row);
+      T::V::copy(shared_of(s_.v[ring_.stage]), f_.v, barrier, head, row);
     }
     __syncwarp();
     if (clear) {
       hopper::barrier_wait(barrier, patch_parity_);
       patch_parity_ ^= 1;
-      T::KV::clear(k, valid, lane_);
+      T::K::clear(k, valid, lane_);
       hopper::async_proxy_fence();
       __syncwarp();
       if (lane_ == 0) hopper::barrier_arrive(full);
@@ -133,24 +150,23 @@ class DqProducer {
   }
 
   const HopperDq& f_;
-  DqShared<kDim>& s_;
+  DqShared<T>& s_;
   int lane_;
   hopper::Ring<T::kStages> ring_;
-  hopper::Ring<2> own_;
+  hopper::Ring<T::kOwn> own_;
   unsigned patch_parity_ = 0;
 };
 
-template <int kDim>
+template <class T>
 class DqConsumer {
-  using T = DqTiles<kDim>;
   static constexpr int kLogits = T::kKeys / 2;  // registers of a tile of logits
-  static constexpr int kOut = kDim / 2;
+  static constexpr int kOut = T::kDim / 2;
 
  public:
-  __device__ DqConsumer(const HopperDq& f, DqShared<kDim>& shared)
+  __device__ DqConsumer(const HopperDq& f, DqShared<T>& shared)
       : f_(f),
         s_(shared),
-        group_(static_cast<int>(threadIdx.x) / 128 - 1),
+        group_(hopper::uniform(static_cast<int>(threadIdx.x) / 128) - 1),
         lane_(static_cast<int>(threadIdx.x) % 32),
         row_(group_ * 64 + static_cast<int>(threadIdx.x) % 128 / 32 * 16 + lane_ / 4) {}
 
@@ -194,15 +210,15 @@ class DqConsumer {
     float dq[kOut];
     unsigned weights[T::kKeys / 16][4];
     hopper::barrier_wait(shared_of(s_.full[ring_.stage]), ring_.parity);
-    start_rows(logits, shared_of(s_.q[own_.stage]), shared_of(s_.k[ring_.stage]));
-    start_rows(grads, shared_of(s_.grad[own_.stage]), shared_of(s_.v[ring_.stage]));
+    start_rows<typename T::K::Operand>(logits, shared_of(s_.q[own_.stage]), shared_of(s_.k[ring_.stage]));
+    start_rows<typename T::V>(grads, shared_of(s_.grad[own_.stage]), shared_of(s_.v[ring_.stage]));
     unsigned stage = take_turn<true>(logits, grads, dq, weights, lse, delta, item_->tiles - 1);
     int add = 0;
-    for (int t = item_->tiles - 2; t >= 0; --t) {
+    for (int t = hopper::uniform(item_->tiles) - 2; t >= 0; --t) {
       hopper::barrier_wait(shared_of(s_.full[ring_.stage]), ring_.parity);
-      start_rows(logits, shared_of(s_.q[own_.stage]), shared_of(s_.k[ring_.stage]));
+      start_rows<typename T::K::Operand>(logits, shared_of(s_.q[own_.stage]), shared_of(s_.k[ring_.stage]));
       start_dq(dq, weights, shared_of(s_.k[stage]), add);
-      start_rows(grads, shared_of(s_.grad[own_.stage]), shared_of(s_.v[ring_.stage]));
+      start_rows<typename T::V>(grads, shared_of(s_.grad[own_.stage]), shared_of(s_.v[ring_.stage]));
       const unsigned before = stage;
       stage = take_turn<false>(logits, grads, dq, weights, lse, delta, t);
       release_warp(s_.empty[before], lane_);
@@ -214,9 +230,9 @@ class DqConsumer {
     hopper::pin(weights);
     release_warp(s_.empty[stage], lane_);
     const int p = static_cast<int>(a.shape.head_dim);
-    store_group<kDim>({f_.args.dq + item_->q_row * f_.args.dq_stride + item_->head * p, f_.args.dq_stride, f_.dq_pairs,
-                       f_.args.accumulate_dq},
-                      dq, static_cast<float>(a.shape.scale), row_, item_->rows, p);
+    store_group<T::kDim>({f_.args.dq + item_->q_row * f_.args.dq_stride + item_->head * p, f_.args.dq_stride,
+                          f_.dq_pairs, f_.args.accumulate_dq, f_.dq_vectors},
+                         dq, static_cast<float>(a.shape.scale), row_, item_->rows, p);
   }
 
   // Waits for the products of tile t and of dq before it, and makes the tile's weights for dq. In flight at the start:
@@ -228,17 +244,22 @@ class DqConsumer {
                                 int t) {
     hopper::wgmma_wait<kFirst ? 1 : 2>();
     hopper::pin(logits);
-    probabilities(logits, lse, t);
+    const bool masked = probabilities(logits, lse, t);
     hopper::wgmma_wait<0>();
     hopper::pin(grads);
     if constexpr (!kFirst) {
       hopper::pin(dq);
       hopper::pin(weights);
     }
+    if (masked) {
 #pragma unroll
-    for (int i = 0; i < kLogits; ++i) {
-      // The mask is a selection: a probability of 0 stays 0 also where the gradient is not finite.
-      logits[i] = logits[i] == 0.0F ? 0.0F : logits[i] * (grads[i] - delta[i / 2 % 2]);
+      for (int i = 0; i < kLogits; ++i) {
+        // The mask is a selection: a probability of 0 stays 0 also where the gradient is not finite.
+        logits[i] = logits[i] == 0.0F ? 0.0F : logits[i] * (grads[i] - delta[i / 2 % 2]);
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < kLogits; ++i) logits[i] *= grads[i] - delta[i / 2 % 2];
     }
     round_weights(logits, weights);
     const unsigned stage = ring_.stage;
@@ -247,13 +268,14 @@ class DqConsumer {
   }
 
   // x = (this warpgroup's rows of the tile at `own`) (rows of the tile at `other`)^T
+  template <class Other>
   __device__ void start_rows(float (&x)[kLogits], unsigned own, unsigned other) {
     hopper::pin(x);
     hopper::wgmma_fence();
 #pragma unroll
-    for (int c = 0; c < kDim; c += 16) {
-      hopper::Wgmma<T::kKeys>::template shared<0, 0>(x, T::Own::Operand::by_rows(own, group_ * 64, c),
-                                                     T::KV::Operand::by_rows(other, 0, c), c > 0);
+    for (int c = 0; c < T::kDim; c += 16) {
+      hopper::Wgmma<T::kKeys>::template shared<0, 0>(x, T::Own::by_rows(own, group_ * 64, c),
+                                                     Other::by_rows(other, 0, c), c > 0);
     }
     hopper::wgmma_commit();
   }
@@ -264,18 +286,18 @@ class DqConsumer {
     hopper::wgmma_fence();
 #pragma unroll
     for (int i = 0; i < T::kKeys / 16; ++i) {
-      hopper::Wgmma<kDim>::template registers<1>(dq, weights[i], T::KV::Operand::by_columns(k, i * 16, 0),
-                                                 i > 0 ? 1 : add);
+      hopper::Wgmma<T::kDim>::template registers<1>(dq, weights[i], T::K::Operand::by_columns(k, i * 16, 0),
+                                                    i > 0 ? 1 : add);
     }
     hopper::wgmma_commit();
   }
 
-  // Logits -> probabilities, 0 for hidden keys.
-  __device__ void probabilities(float (&logits)[kLogits], const float (&lse)[2], int tile) const {
+  // Logits -> probabilities, 0 for hidden keys. True where there may be any.
+  __device__ bool probabilities(float (&logits)[kLogits], const float (&lse)[2], int tile) const {
     const float factor = static_cast<float>(f_.args.forward.shape.scale) * kLog2E;
 #pragma unroll
     for (int i = 0; i < kLogits; ++i) logits[i] = mma::exp2_approx(fmaf(logits[i], factor, -lse[i / 2 % 2]));
-    if ((tile + 1) * T::kKeys <= min(item_->keys, item_->visible + group_ * 64)) return;
+    if ((tile + 1) * T::kKeys <= min(item_->keys, item_->visible + group_ * 64)) return false;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int visible =
@@ -287,23 +309,23 @@ class DqConsumer {
         if (n * 8 + 1 >= limit) logits[4 * n + 2 * half + 1] = 0.0F;
       }
     }
+    return true;
   }
 
   const HopperDq& f_;
-  DqShared<kDim>& s_;
+  DqShared<T>& s_;
   int group_, lane_;
   int row_;                       // of the thread in the block's tile; the other one is 8 below
   const DqItem* item_ = nullptr;  // in shared memory: registers are scarce
   hopper::Ring<T::kStages> ring_;
-  hopper::Ring<2> own_;
+  hopper::Ring<T::kOwn> own_;
 };
 
-template <int kDim>
-__global__ void __launch_bounds__(DqTiles<kDim>::kThreads, 1) hopper_dq_kernel(const __grid_constant__ HopperDq f) {
+template <class T>
+__global__ void __launch_bounds__(T::kThreads, 1) hopper_dq_kernel(const __grid_constant__ HopperDq f) {
 #ifdef MATVLM_SM90A
-  using T = DqTiles<kDim>;
   extern __shared__ __align__(1024) unsigned char hopper_shared[];
-  auto& shared = *reinterpret_cast<DqShared<kDim>*>(hopper_shared);
+  auto& shared = *reinterpret_cast<DqShared<T>*>(hopper_shared);
   if (threadIdx.x == 0) {
     if (mma::shared_address(hopper_shared) % 1024 != 0) __trap();  // the swizzles count from there
     constexpr unsigned kWarps = 4 * T::kGroups;
@@ -311,7 +333,7 @@ __global__ void __launch_bounds__(DqTiles<kDim>::kThreads, 1) hopper_dq_kernel(c
       hopper::barrier_init(shared_of(shared.full[i]), 1);
       hopper::barrier_init(shared_of(shared.empty[i]), kWarps);
     }
-    for (int i = 0; i < 2; ++i) {
+    for (int i = 0; i < T::kOwn; ++i) {
       hopper::barrier_init(shared_of(shared.own_full[i]), 1);
       hopper::barrier_init(shared_of(shared.own_empty[i]), kWarps);
     }
@@ -320,18 +342,17 @@ __global__ void __launch_bounds__(DqTiles<kDim>::kThreads, 1) hopper_dq_kernel(c
   }
   __syncthreads();
   if (threadIdx.x < 128) {
-    hopper::register_budget_lower<24>();
-    if (threadIdx.x < 32) DqProducer<kDim>(f, shared).run();
+    hopper::register_budget_lower<T::kLoadRegisters>();
+    if (threadIdx.x < 32) DqProducer<T>(f, shared).run();
   } else {
-    hopper::register_budget_raise<240>();
-    DqConsumer<kDim>(f, shared).run();
+    hopper::register_budget_raise<T::kComputeRegisters>();
+    DqConsumer<T>(f, shared).run();
   }
 #endif
 }
 
-template <int kDim>
-void dq_hopper(Context& ctx, const Bf16Backward& args) {
-  using T = DqTiles<kDim>;
+template <class T>
+void dq_tiles(Context& ctx, const Bf16Backward& args) {
   const Bf16Forward& a = args.forward;
   const AttentionShape& shape = a.shape;
   HopperDq f;
@@ -340,12 +361,18 @@ void dq_hopper(Context& ctx, const Bf16Backward& args) {
                      a.ranges.longest_k * shape.head_dim * 4 * shape.kv_heads / shape.heads);
   if (f.work.items() == 0) return;
   f.dq_pairs = aligned_heads(args.dq, args.dq_stride, shape.head_dim, 2);
-  constexpr int kColumns = kBlockColumns<kDim>;
-  f.q = head_map(a.q, shape.head_dim, shape.heads, a.tokens, a.q_stride, kColumns, T::kQueries);
-  f.grad = head_map(args.grad_out, shape.head_dim, shape.heads, a.tokens, args.grad_out_stride, kColumns, T::kQueries);
-  f.k = head_map(a.k, shape.head_dim, shape.kv_heads, a.kv_rows, a.k_stride, kColumns, T::kKeys);
-  f.v = head_map(a.v, shape.head_dim, shape.kv_heads, a.kv_rows, a.v_stride, kColumns, T::kKeys);
-  launch_hopper(ctx, hopper_dq_kernel<kDim>, f.work.items(), T::kThreads, sizeof(DqShared<kDim>), f);
+  f.dq_vectors = aligned_heads(args.dq, args.dq_stride, shape.head_dim, 8);
+  f.q = T::Own::maps(a.q, shape, shape.heads, a.tokens, a.q_stride);
+  f.grad = T::Own::maps(args.grad_out, shape, shape.heads, a.tokens, args.grad_out_stride);
+  f.v = T::V::maps(a.v, shape, shape.kv_heads, a.kv_rows, a.v_stride);
+  f.k = head_map(a.k, shape.head_dim, shape.kv_heads, a.kv_rows, a.k_stride, kBlockColumns<T::kDim>, T::kKeys);
+  static_assert(sizeof(DqShared<T>) <= kHopperShared);
+  launch_hopper(ctx, hopper_dq_kernel<T>, f.work.items(), T::kThreads, sizeof(DqShared<T>), f);
+}
+
+template <int kDim>
+void dq_hopper(Context& ctx, const Bf16Backward& args) {
+  dq_tiles<DqChoice<kDim>>(ctx, args);
 }
 
 }  // namespace matvlm::attention_kernels

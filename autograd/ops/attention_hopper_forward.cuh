@@ -16,23 +16,40 @@ namespace matvlm::attention_kernels {
 struct HopperForward {
   Bf16Forward args;
   WorkList work;
-  bool out_pairs;
+  bool out_pairs, out_vectors;
   CUtensorMap q, k, v;
 };
 
-template <int kDim>
+// kGroups computing warpgroups of 64 queries, tiles of kTileKeys keys, rings of kRingStages, blocks of kBlock columns;
+// kOrdered: the warpgroups start their products in turns.
+template <int kHeadDim, int kWarpgroups, int kTileKeys, int kRingStages, int kBlock = kBlockColumns<kHeadDim>,
+          bool kOrdered = true>
 struct ForwardTiles {
-  // Three warpgroups where their registers (160 a thread) hold two tiles of logits and the output.
-  static constexpr int kGroups = 2;
-  static constexpr int kStages = kDim > 96 ? 2 : 3;
-  static constexpr int kKeys = 128;
+  static constexpr int kDim = kHeadDim;
+  static constexpr int kGroups = kWarpgroups;
+  static constexpr int kStages = kRingStages;
+  static constexpr int kKeys = kTileKeys;
+  static constexpr int kColumns = kBlock;
+  static constexpr bool kTurns = kOrdered;
   static constexpr int kQueries = 64 * kGroups;
   static constexpr int kThreads = 128 * (kGroups + 1);
   static constexpr int kComputeRegisters = kGroups == 2 ? 240 : 160;
   static constexpr int kLoadRegisters = kGroups == 2 ? 24 : 32;
-  using Q = TileOf<kDim, kQueries>;
-  using KV = TileOf<kDim, kKeys>;
+  using Q = TileOf<kDim, kQueries, kColumns>;
+  using KV = TileOf<kDim, kKeys, kColumns>;
 };
+
+// Three warpgroups where their registers (160 a thread) hold a tile of logits, its weights and the output.
+template <int kDim>
+struct ForwardChoice;
+template <>
+struct ForwardChoice<64> : ForwardTiles<64, 3, 128, 3> {};
+template <>
+struct ForwardChoice<80> : ForwardTiles<80, 3, 112, 3> {};
+template <>
+struct ForwardChoice<96> : ForwardTiles<96, 2, 128, 3> {};
+template <>
+struct ForwardChoice<128> : ForwardTiles<128, 2, 128, 2> {};
 
 // A tile of queries as the producer hands it on. tiles == 0: no more work.
 struct ForwardItem {
@@ -44,9 +61,8 @@ struct ForwardItem {
   int tiles;    // of keys
 };
 
-template <int kDim>
+template <class T>
 struct ForwardShared {
-  using T = ForwardTiles<kDim>;
   alignas(1024) unsigned char q[T::Q::kBytes];
   alignas(1024) unsigned char k[T::kStages][T::KV::kBytes];
   alignas(1024) unsigned char v[T::kStages][T::KV::kBytes];
@@ -55,12 +71,10 @@ struct ForwardShared {
   ForwardItem item;
 };
 
-template <int kDim>
+template <class T>
 class ForwardProducer {
-  using T = ForwardTiles<kDim>;
-
  public:
-  __device__ ForwardProducer(const HopperForward& f, ForwardShared<kDim>& shared)
+  __device__ ForwardProducer(const HopperForward& f, ForwardShared<T>& shared)
       : f_(f), s_(shared), lane_(static_cast<int>(threadIdx.x) % 32) {}
 
   __device__ void run() {
@@ -149,7 +163,7 @@ class ForwardProducer {
   }
 
   const HopperForward& f_;
-  ForwardShared<kDim>& s_;
+  ForwardShared<T>& s_;
   int lane_;
   int next_ = 0;
   hopper::Ring<T::kStages> k_, v_;
@@ -157,17 +171,16 @@ class ForwardProducer {
   unsigned patch_parity_ = 0;
 };
 
-template <int kDim>
+template <class T>
 class ForwardConsumer {
-  using T = ForwardTiles<kDim>;
   static constexpr int kLogits = T::kKeys / 2;  // registers of a tile of logits
-  static constexpr int kOut = kDim / 2;
+  static constexpr int kOut = T::kDim / 2;
 
  public:
-  __device__ ForwardConsumer(const HopperForward& f, ForwardShared<kDim>& shared)
+  __device__ ForwardConsumer(const HopperForward& f, ForwardShared<T>& shared)
       : f_(f),
         s_(shared),
-        group_(static_cast<int>(threadIdx.x) / 128 - 1),
+        group_(hopper::uniform(static_cast<int>(threadIdx.x) / 128) - 1),
         lane_(static_cast<int>(threadIdx.x) % 32),
         row_(static_cast<int>(threadIdx.x) % 128 / 32 * 16 + lane_ / 4),
         factor_(static_cast<float>(f.args.shape.scale) * kLog2E) {}
@@ -188,22 +201,30 @@ class ForwardConsumer {
   }
 
  private:
-  __device__ void take_turn() { hopper::named_sync(1 + static_cast<unsigned>(group_), 256); }
-  __device__ void pass_turn() { hopper::named_arrive(1 + static_cast<unsigned>((group_ + 1) % T::kGroups), 256); }
+  __device__ void take_turn() {
+    if constexpr (T::kTurns) hopper::named_sync(1 + static_cast<unsigned>(group_), 256);
+  }
+  __device__ void pass_turn() {
+    if constexpr (T::kTurns) hopper::named_arrive(1 + static_cast<unsigned>((group_ + 1) % T::kGroups), 256);
+  }
 
   // No query of this warpgroup: only the rings and turns move on, in the order of attend(): another warpgroup's turn
   // may wait for a stage that this one has to give up.
   __device__ void skip() {
-    for (int t = 0; t < item_.tiles; ++t) {
+    skip_tiles(item_.tiles);
+    release_warp(s_.q_empty, lane_);
+    skip_v();
+  }
+  // All of the first `count` tiles but v of the last of them.
+  __device__ void skip_tiles(int count) {
+    for (int i = 0; i < count; ++i) {
       hopper::barrier_wait(shared_of(s_.k_full[k_.stage]), k_.parity);
       take_turn();
       pass_turn();
       release_warp(s_.k_empty[k_.stage], lane_);
       k_.next();
-      if (t > 0) skip_v();
+      if (i > 0) skip_v();
     }
-    release_warp(s_.q_empty, lane_);
-    skip_v();
   }
   __device__ void skip_v() {
     hopper::barrier_wait(shared_of(s_.v_full[v_.stage]), v_.parity);
@@ -217,20 +238,25 @@ class ForwardConsumer {
     unsigned weights[T::kKeys / 16][4];
     max_[0] = max_[1] = -INFINITY;
     sum_[0] = sum_[1] = 0.0F;
+    // Causal: the block's last tiles of keys may be hidden from all of this warpgroup.
+    const int first = hopper::uniform(min(item_.tiles - 1, (item_.visible + group_ * 64 + 62) / T::kKeys));
+    const int hidden = item_.tiles - 1 - first;
+    skip_tiles(hidden);
     hopper::barrier_wait(shared_of(s_.k_full[k_.stage]), k_.parity);
     take_turn();
     start_logits(logits);
     pass_turn();
+    if (hidden > 0) skip_v();
     hopper::wgmma_wait<0>();
     hopper::pin(logits);
     release_warp(s_.k_empty[k_.stage], lane_);
     k_.next();
     float shrink[2];
-    mask(logits, item_.tiles - 1);
+    mask(logits, first);
     softmax(logits, shrink);
     round_weights(logits, weights);
     int add = 0;  // the first product with v starts the sum
-    for (int t = item_.tiles - 2; t >= 0; --t) {
+    for (int t = first - 1; t >= 0; --t) {
       hopper::barrier_wait(shared_of(s_.k_full[k_.stage]), k_.parity);
       take_turn();
       start_logits(logits);
@@ -249,8 +275,11 @@ class ForwardConsumer {
       hopper::pin(weights);
       release_warp(s_.v_empty[v_.stage], lane_);
       v_.next();
+      // After the first few tiles the maxima seldom change.
+      if (__any_sync(0xffffffffU, shrink[0] != 1.0F || shrink[1] != 1.0F)) {
 #pragma unroll
-      for (int i = 0; i < kOut; ++i) out[i] *= shrink[i / 2 % 2];
+        for (int i = 0; i < kOut; ++i) out[i] *= shrink[i / 2 % 2];
+      }
       round_weights(logits, weights);
     }
     release_warp(s_.q_empty, lane_);  // all logits are done
@@ -270,7 +299,7 @@ class ForwardConsumer {
     hopper::pin(logits);
     hopper::wgmma_fence();
 #pragma unroll
-    for (int c = 0; c < kDim; c += 16) {
+    for (int c = 0; c < T::kDim; c += 16) {
       hopper::Wgmma<T::kKeys>::template shared<0, 0>(logits, T::Q::Operand::by_rows(q, group_ * 64, c),
                                                      T::KV::Operand::by_rows(k, 0, c), c > 0);
     }
@@ -284,8 +313,8 @@ class ForwardConsumer {
     hopper::wgmma_fence();
 #pragma unroll
     for (int i = 0; i < T::kKeys / 16; ++i) {
-      hopper::Wgmma<kDim>::template registers<1>(out, weights[i], T::KV::Operand::by_columns(v, i * 16, 0),
-                                                 i > 0 ? 1 : add);
+      hopper::Wgmma<T::kDim>::template registers<1>(out, weights[i], T::KV::Operand::by_columns(v, i * 16, 0),
+                                                    i > 0 ? 1 : add);
     }
     hopper::wgmma_commit();
   }
@@ -335,7 +364,8 @@ class ForwardConsumer {
   __device__ void finish(float (&out)[kOut]) {
     const Bf16Forward& a = f_.args;
     const int p = static_cast<int>(a.shape.head_dim);
-    const HeadTarget target{a.out + item_.q_row * a.out_stride + item_.head * p, a.out_stride, f_.out_pairs, false};
+    const HeadTarget target{a.out + item_.q_row * a.out_stride + item_.head * p, a.out_stride, f_.out_pairs, false,
+                            f_.out_vectors};
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       float sum = sum_[half];
@@ -352,11 +382,11 @@ class ForwardConsumer {
         out[4 * n + 2 * half + 1] *= inverse;
       }
     }
-    store_group<kDim>(target, out, 1.0F, group_ * 64 + row_, item_.rows, p);
+    store_group<T::kDim>(target, out, 1.0F, group_ * 64 + row_, item_.rows, p);
   }
 
   const HopperForward& f_;
-  ForwardShared<kDim>& s_;
+  ForwardShared<T>& s_;
   int group_, lane_;
   int row_;  // of the thread in its warpgroup's tile; the other one is 8 below
   float factor_;
@@ -365,13 +395,11 @@ class ForwardConsumer {
   hopper::Ring<T::kStages> k_, v_;
 };
 
-template <int kDim>
-__global__ void __launch_bounds__(ForwardTiles<kDim>::kThreads, 1)
-    hopper_forward_kernel(const __grid_constant__ HopperForward f) {
+template <class T>
+__global__ void __launch_bounds__(T::kThreads, 1) hopper_forward_kernel(const __grid_constant__ HopperForward f) {
 #ifdef MATVLM_SM90A
-  using T = ForwardTiles<kDim>;
   extern __shared__ __align__(1024) unsigned char hopper_shared[];
-  auto& shared = *reinterpret_cast<ForwardShared<kDim>*>(hopper_shared);
+  auto& shared = *reinterpret_cast<ForwardShared<T>*>(hopper_shared);
   if (threadIdx.x == 0) {
     if (mma::shared_address(hopper_shared) % 1024 != 0) __trap();  // the swizzles count from there
     hopper::prefetch_map(f.q);
@@ -392,17 +420,16 @@ __global__ void __launch_bounds__(ForwardTiles<kDim>::kThreads, 1)
   __syncthreads();
   if (threadIdx.x < 128) {
     hopper::register_budget_lower<T::kLoadRegisters>();
-    if (threadIdx.x < 32) ForwardProducer<kDim>(f, shared).run();
+    if (threadIdx.x < 32) ForwardProducer<T>(f, shared).run();
   } else {
     hopper::register_budget_raise<T::kComputeRegisters>();
-    ForwardConsumer<kDim>(f, shared).run();
+    ForwardConsumer<T>(f, shared).run();
   }
 #endif
 }
 
-template <int kDim>
-void forward_hopper(Context& ctx, const Bf16Forward& args) {
-  using T = ForwardTiles<kDim>;
+template <class T>
+void forward_tiles(Context& ctx, const Bf16Forward& args) {
   const AttentionShape& shape = args.shape;
   const AttentionRanges& r = args.ranges;
   HopperForward f;
@@ -411,11 +438,17 @@ void forward_hopper(Context& ctx, const Bf16Forward& args) {
                      r.longest_k * shape.head_dim * 4 * shape.kv_heads / shape.heads);
   if (f.work.items() == 0) return;
   f.out_pairs = aligned_heads(args.out, args.out_stride, shape.head_dim, 2);
-  constexpr int kColumns = kBlockColumns<kDim>;
-  f.q = head_map(args.q, shape.head_dim, shape.heads, args.tokens, args.q_stride, kColumns, T::kQueries);
-  f.k = head_map(args.k, shape.head_dim, shape.kv_heads, args.kv_rows, args.k_stride, kColumns, T::kKeys);
-  f.v = head_map(args.v, shape.head_dim, shape.kv_heads, args.kv_rows, args.v_stride, kColumns, T::kKeys);
-  launch_hopper(ctx, hopper_forward_kernel<kDim>, f.work.items(), T::kThreads, sizeof(ForwardShared<kDim>), f);
+  f.out_vectors = aligned_heads(args.out, args.out_stride, shape.head_dim, 8);
+  f.q = head_map(args.q, shape.head_dim, shape.heads, args.tokens, args.q_stride, T::kColumns, T::kQueries);
+  f.k = head_map(args.k, shape.head_dim, shape.kv_heads, args.kv_rows, args.k_stride, T::kColumns, T::kKeys);
+  f.v = head_map(args.v, shape.head_dim, shape.kv_heads, args.kv_rows, args.v_stride, T::kColumns, T::kKeys);
+  static_assert(sizeof(ForwardShared<T>) <= kHopperShared);
+  launch_hopper(ctx, hopper_forward_kernel<T>, f.work.items(), T::kThreads, sizeof(ForwardShared<T>), f);
+}
+
+template <int kDim>
+void forward_hopper(Context& ctx, const Bf16Forward& args) {
+  forward_tiles<ForwardChoice<kDim>>(ctx, args);
 }
 
 }  // namespace matvlm::attention_kernels

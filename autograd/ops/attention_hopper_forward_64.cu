@@ -9,7 +9,7 @@ template void forward_hopper<128>(Context&, const Bf16Forward&);
 
 bool hopper_compiled() {
   cudaFuncAttributes attributes{};
-  MATVLM_CUDA_CHECK(cudaFuncGetAttributes(&attributes, hopper_forward_kernel<64>));
+  MATVLM_CUDA_CHECK(cudaFuncGetAttributes(&attributes, hopper_forward_kernel<ForwardChoice<64>>));
   return attributes.numRegs > 64;  // an empty kernel needs a handful
 }
 

@@ -118,6 +118,7 @@ struct HeadTarget {
   int64_t stride;
   bool pairs;  // 4-byte accesses are aligned
   bool accumulate;
+  bool vectors = false;  // and so are 16-byte accesses to 8 columns
 
   // Two neighbouring columns of a row.
   __device__ void store(int64_t row, int column, float x, float y) const {

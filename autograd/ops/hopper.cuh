@@ -100,6 +100,10 @@ __device__ inline void register_budget_lower() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kCount));
 }
 
+// The first lane's value: tells the compiler that the warp's threads agree, so that what follows from it (addresses of
+// operands) can live in uniform registers.
+__device__ inline int uniform(int x) { return __shfl_sync(0xffffffffU, x, 0); }
+
 // ---- wgmma ----
 
 __device__ inline void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
@@ -167,6 +171,7 @@ struct Operand {
 #define MATVLM_O32(d) MATVLM_O16(d), MATVLM_O8(d, 16), MATVLM_O8(d, 24)
 #define MATVLM_O40(d) MATVLM_O32(d), MATVLM_O8(d, 32)
 #define MATVLM_O48(d) MATVLM_O40(d), MATVLM_O8(d, 40)
+#define MATVLM_O56(d) MATVLM_O48(d), MATVLM_O8(d, 48)
 #define MATVLM_O64(d) MATVLM_O48(d), MATVLM_O8(d, 48), MATVLM_O8(d, 56)
 
 // d (64 x kN per warpgroup) = a b, plus d where add != 0; 16 columns of a, 16 rows of b. d[4 n + e] of a thread is the
@@ -202,6 +207,7 @@ MATVLM_WGMMA(48, 24, 24, 25, 26, 27, 28, 29, 30)
 MATVLM_WGMMA(64, 32, 32, 33, 34, 35, 36, 37, 38)
 MATVLM_WGMMA(80, 40, 40, 41, 42, 43, 44, 45, 46)
 MATVLM_WGMMA(96, 48, 48, 49, 50, 51, 52, 53, 54)
+MATVLM_WGMMA(112, 56, 56, 57, 58, 59, 60, 61, 62)
 MATVLM_WGMMA(128, 64, 64, 65, 66, 67, 68, 69, 70)
 #undef MATVLM_WGMMA
 #undef MATVLM_D8
@@ -218,6 +224,7 @@ MATVLM_WGMMA(128, 64, 64, 65, 66, 67, 68, 69, 70)
 #undef MATVLM_O32
 #undef MATVLM_O40
 #undef MATVLM_O48
+#undef MATVLM_O56
 #undef MATVLM_O64
 
 }  // namespace matvlm::hopper

@@ -10,6 +10,7 @@
 
 #include "autograd/ops/attention.h"
 #include "autograd/ops/attention_cpu.h"
+#include "core/gemm.h"
 #include "tests/support/op_check.h"
 
 namespace matvlm::testing {
@@ -84,6 +85,13 @@ inline AttentionRanges host_ranges(const AttentionCase& c, const std::vector<int
           cu.data() + 1};
 }
 
+// Threads for the raw CPU ops. Their products run inside a parallel region, one a thread: an OpenBLAS that keeps a pool
+// of threads of its own would use that pool from all of them at once, and the two pools wait for each other.
+inline int oracle_threads() {
+  set_blas_threads(1);
+  return omp_get_max_threads();
+}
+
 // Contiguous tensors around the raw CPU op. `cu` must outlive the result.
 template <class T>
 AttentionForwardArgs<T, T> forward_args(const AttentionCase& c, const std::vector<int64_t>& cu, const T* q, const T* k,
@@ -110,7 +118,7 @@ std::vector<T> raw_forward(const AttentionCase& c, const std::vector<T>& q, cons
                            const std::vector<T>& v) {
   const std::vector<int64_t> cu = c.cu();
   std::vector<T> out(q.size());
-  const int threads = omp_get_max_threads();
+  const int threads = oracle_threads();
   const auto args = forward_args<T>(c, cu, q.data(), k.data(), v.data(), out.data(), nullptr);
   std::vector<T> scratch(static_cast<size_t>(attention_scratch_cpu(args.ranges, 1, threads)));
   attention_forward_cpu(args, scratch.data(), threads);
@@ -132,7 +140,7 @@ AttentionResult<T> raw_gradients(const AttentionCase& c, const AttentionValues& 
   const auto v = convert<T>(values.v);
   const auto grad_out = convert<T>(values.grad_out);
   const auto n = [](const auto& x) { return static_cast<int64_t>(x.size()); };
-  const int threads = omp_get_max_threads();
+  const int threads = oracle_threads();
   Guarded<T> out(n(q)), lse(c.heads * c.tokens()), delta(c.heads * c.tokens());
   Guarded<T> dq(n(q)), dk(n(k)), dv(n(v));
   AttentionBackwardArgs<T, T> a;

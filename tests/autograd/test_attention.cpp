@@ -121,7 +121,7 @@ TEST_P(Attention, NodeEqualsRawOp) {
 TEST_P(Attention, SameBitsTwiceAndWithAnyNumberOfThreads) {
   const AttentionCase& c = GetParam();
   const AttentionValues x = attention_values(c, DType::f32);
-  const int threads = omp_get_max_threads();
+  const int threads = oracle_threads();
   const auto first = node_gradients(cpu(), c, x, DType::f32);
   for (const int n : {threads, 1, 3}) {
     const std::unique_ptr<Context> ctx = make_cpu_context(n);

@@ -50,6 +50,9 @@ std::vector<AttentionCase> bf16_cases() {
   add({140}, 2, 2, 124, false);
   add({600, 65}, 4, 2, 128, true);
   add({385}, 2, 2, 128, false);
+  add({192, 577}, 2, 2, 80, true);
+  add({576, 1, 193}, 2, 1, 64, true);
+  add({320, 192}, 2, 2, 80, false);
   return cases;
 }
 
@@ -135,7 +138,7 @@ Bf16Result run(Context& ctx, const AttentionCase& c, const AttentionValues& x, c
 // [H, T] in double.
 std::vector<double> exact_lse(const AttentionCase& c, const AttentionValues& x) {
   const std::vector<int64_t> cu = c.cu();
-  const int threads = omp_get_max_threads();
+  const int threads = oracle_threads();
   std::vector<double> out(x.q.size());
   std::vector<double> lse(static_cast<size_t>(c.heads * c.tokens()));
   const auto args = forward_args<double>(c, cu, x.q.data(), x.k.data(), x.v.data(), out.data(), lse.data());
@@ -195,6 +198,7 @@ TEST_P(AttentionBf16Cuda, Aligned) { check({}); }
 TEST_P(AttentionBf16Cuda, AlignedPortable) { check({.portable = true}); }
 TEST_P(AttentionBf16Cuda, Unaligned) { check({.shift = 1}); }
 TEST_P(AttentionBf16Cuda, HalfAligned) { check({.shift = 2}); }
+TEST_P(AttentionBf16Cuda, AlignedLater) { check({.shift = 8}); }
 TEST_P(AttentionBf16Cuda, Accumulates) { check({.accumulate = true}); }
 TEST_P(AttentionBf16Cuda, AccumulatesPortable) { check({.portable = true, .accumulate = true}); }
 
@@ -264,7 +268,7 @@ void check_cache(Context& ctx, const CacheCase& c, bool portable) {
   exact.q_stride = exact.out_stride = width;
   exact.k_stride = exact.v_stride = kv_width;
   exact.lse = lse.data();
-  const int threads = omp_get_max_threads();
+  const int threads = oracle_threads();
   std::vector<double> scratch(static_cast<size_t>(attention_scratch_cpu(exact.ranges, 1, threads)));
   attention_forward_cpu(exact, scratch.data(), threads);
 
@@ -305,7 +309,8 @@ TEST(AttentionBf16CudaNode, Cache) {
           CacheCase{{1, 0, 3}, {257, 5, 130}, 8, 2, head_dim, true},
           CacheCase{{16, 2}, {1000, 2}, 6, 1, head_dim, true}, CacheCase{{5, 16}, {64, 900}, 3, 3, head_dim, false},
           CacheCase{{100, 1, 40}, {333, 640, 40}, 4, 2, head_dim, true},
-          CacheCase{{17, 130}, {300, 65}, 2, 1, head_dim, false}}) {
+          CacheCase{{17, 130}, {300, 65}, 2, 1, head_dim, false},
+          CacheCase{{400, 70}, {650, 270}, 2, 2, head_dim, true}}) {
       for (const bool portable : {false, true}) {
         SCOPED_TRACE(cat("P ", head_dim, ", ", c.queries[0], " of ", c.keys[0], portable ? " portable" : ""));
         check_cache(*ctx, c, portable);

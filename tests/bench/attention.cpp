@@ -1,4 +1,7 @@
-// Times of bf16 attention on a GPU, forward and backward: bench_attention [shape 1-5 | decode | all] [repetitions]
+// Times of bf16 attention on a GPU, forward and backward:
+//   bench_attention [shape 1-5 | decode | all | variants] [repetitions]
+// variants: every tile shape of attention_variants.h on the shapes of its width, with its difference from the portable
+// kernels.
 // Prints the median over CUDA events, and TFLOP/s with causal products counted half and backward as 2.5 forwards.
 #include <algorithm>
 #include <cmath>
@@ -13,6 +16,7 @@
 #include "core/cuda_context.h"
 #include "core/rng.h"
 #include "core/tensor.h"
+#include "tests/bench/attention_variants.h"
 
 namespace matvlm {
 namespace {
@@ -58,6 +62,23 @@ double median_ms(Context& ctx, int repetitions, const std::function<void()>& cal
   for (const cudaEvent_t event : events) cudaEventDestroy(event);
   std::nth_element(times.begin(), times.begin() + repetitions / 2, times.end());
   return static_cast<double>(times[static_cast<size_t>(repetitions / 2)]);
+}
+
+// |x - y| / |y| over all elements.
+double difference(Context& ctx, const Tensor& x, const std::vector<float>& y) {
+  const std::vector<float> values = x.to_floats(ctx);
+  double sum = 0;
+  double norm = 0;
+  for (size_t i = 0; i < y.size(); ++i) {
+    const double d = static_cast<double>(values[i]) - static_cast<double>(y[i]);
+    sum += d * d;
+    norm += static_cast<double>(y[i]) * static_cast<double>(y[i]);
+  }
+  return std::sqrt(sum / norm);
+}
+
+int64_t rounded_width(int64_t head_dim) {
+  return head_dim <= 64 ? 64 : head_dim <= 80 ? 80 : head_dim <= 96 ? 96 : 128;
 }
 
 class AttentionBench {
@@ -110,7 +131,35 @@ class AttentionBench {
     std::fflush(stdout);
   }
 
+  void run_variants(int repetitions) {
+    args_.forward.portable = true;
+    attention_forward_cuda(ctx_, args_.forward);
+    attention_backward_cuda(ctx_, args_);
+    const int64_t width = shape_.heads * shape_.head_dim;
+    const Tensor dq = gradients_.slice_cols(0, width);
+    const Tensor dkv = gradients_.slice_cols(width, 3 * width);
+    const std::vector<float> exact_out = out_.to_floats(ctx_);
+    const std::vector<float> exact_dq = dq.to_floats(ctx_);
+    const std::vector<float> exact_dkv = dkv.to_floats(ctx_);
+    run_list("dq", dq_variants(), args_, dq, exact_dq, repetitions);
+    run_list("dkv", dkv_variants(), args_, dkv, exact_dkv, repetitions);
+    run_list("forward", forward_variants(), args_.forward, out_, exact_out, repetitions);
+  }
+
  private:
+  template <class Args>
+  void run_list(const char* kind, const std::vector<AttentionVariant<Args>>& variants, const Args& args,
+                const Tensor& result, const std::vector<float>& exact, int repetitions) {
+    for (const AttentionVariant<Args>& variant : variants) {
+      if (variant.width != rounded_width(shape_.head_dim)) continue;
+      result.zero(ctx_);
+      const double ms = median_ms(ctx_, repetitions, [&] { variant.launch(ctx_, args); });
+      std::printf("%-34s %-7s %-46s %.4f ms  difference %.1e\n", shape_.name, kind, variant.name, ms,
+                  difference(ctx_, result, exact));
+      std::fflush(stdout);
+    }
+  }
+
   Context& ctx_;
   BenchShape shape_;
   Tensor qkv_, grad_out_, out_, gradients_, lse_, delta_;
@@ -154,8 +203,12 @@ void run_shapes(const std::string& which, int repetitions) {
   std::printf("%s\n", ctx->description().c_str());
   constexpr int kCount = static_cast<int>(std::size(kShapes));
   for (int i = 0; i < kCount; ++i) {
-    if (which != "all" && which != std::to_string(i + 1)) continue;
+    if (which != "all" && which != "variants" && which != std::to_string(i + 1)) continue;
     AttentionBench bench(*ctx, kShapes[i]);
+    if (which == "variants") {
+      bench.run_variants(repetitions);
+      continue;
+    }
     for (const bool portable : {false, true}) bench.run(portable, repetitions);
   }
   if (which == "all" || which == "decode") run_decode(*ctx, repetitions);
@@ -167,9 +220,10 @@ void run_shapes(const std::string& which, int repetitions) {
 int main(int argc, char** argv) {
   const std::string which = argc > 1 ? argv[1] : "all";
   const int repetitions = argc > 2 ? std::atoi(argv[2]) : 30;
-  const bool known = which == "all" || which == "decode" || (which.size() == 1 && which[0] >= '1' && which[0] <= '5');
+  const bool known = which == "all" || which == "decode" || which == "variants" ||
+                     (which.size() == 1 && which[0] >= '1' && which[0] <= '5');
   if (argc > 3 || !known || repetitions < 1) {
-    std::fprintf(stderr, "usage: bench_attention [1-5 | decode | all] [repetitions >= 1]\n");
+    std::fprintf(stderr, "usage: bench_attention [1-5 | decode | all | variants] [repetitions >= 1]\n");
     return 2;
   }
   try {
