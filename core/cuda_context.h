@@ -43,8 +43,8 @@ class CudaContext final : public Context {
   cudnnContext* dnn();  // created at first use; its stream is stream()
   void* workspace() const { return workspace_; }
   static constexpr int64_t kWorkspaceBytes = 64LL << 20;  // for cuBLASLt and cuDNN
-  // Two counters for kernels whose blocks take work from a list, [0] items handed out and [1] blocks that are done. They
-  // are 0 between kernels: the last block of a kernel has to leave them so.
+  // Two counters for kernels whose blocks take work from a list, [0] items handed out and [1] blocks that are done.
+  // They are 0 between kernels: the last block of a kernel has to leave them so.
   unsigned* work_counters() const { return work_counters_; }
   int multiprocessors() const { return multiprocessors_; }
   int compute_capability() const { return compute_capability_; }  // 90 for 9.0

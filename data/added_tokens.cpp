@@ -49,7 +49,11 @@ void AddedTokenMatcher::add(const AddedToken& token) {
   for (const char ch : token.content) {
     const uint64_t key = static_cast<uint64_t>(node) * 256 + static_cast<uint8_t>(ch);
     const auto [place, is_new] = children_.try_emplace(key, static_cast<uint32_t>(token_of_node_.size()));
-    if (is_new) token_of_node_.push_back(-1);
+    if (is_new) {
+      token_of_node_.push_back(-1);
+      next_bytes_.emplace_back();
+      next_bytes_[node].set(static_cast<uint8_t>(ch));
+    }
     node = place->second;
   }
   starts_[static_cast<uint8_t>(token.content.front())] = true;
@@ -61,9 +65,8 @@ const AddedToken* AddedTokenMatcher::longest_at(std::string_view text, size_t at
   if (!starts_[static_cast<uint8_t>(text[at])]) return nullptr;
   const AddedToken* longest = nullptr;
   uint32_t node = 0;
-  for (; at < text.size(); ++at) {
+  for (; at < text.size() && next_bytes_[node].test(static_cast<uint8_t>(text[at])); ++at) {
     const auto place = children_.find(static_cast<uint64_t>(node) * 256 + static_cast<uint8_t>(text[at]));
-    if (place == children_.end()) break;
     node = place->second;
     if (token_of_node_[node] >= 0) longest = &tokens_[static_cast<size_t>(token_of_node_[node])];
   }

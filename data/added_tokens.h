@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <bitset>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -40,6 +41,7 @@ class AddedTokenMatcher {
 
   std::vector<AddedToken> tokens_;
   std::array<bool, 256> starts_{};
+  std::vector<std::bitset<256>> next_bytes_ = {{}};  // of each node: bytes that lead on
   std::unordered_map<uint64_t, uint32_t> children_;  // node * 256 + byte -> node; the root is node 0
   std::vector<int64_t> token_of_node_ = {-1};        // index into tokens_, or -1
 };

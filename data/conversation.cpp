@@ -10,12 +10,6 @@
 namespace matvlm {
 namespace {
 
-// The sentence that LLaVA v1 checkpoints were trained with; a model sees it in front of every conversation.
-constexpr const char* kPhiSystem =
-    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
-    "and "
-    "polite answers to the user's questions. ";
-
 int64_t count_of(std::string_view text, std::string_view part) {
   int64_t count = 0;
   for (size_t at = text.find(part); at != std::string_view::npos; at = text.find(part, at + part.size())) ++count;
@@ -32,8 +26,12 @@ std::string remove_all(const std::string& text, std::string_view part) {
   return out + text.substr(at);
 }
 
+std::string trimmed(const std::string& text, const ConversationTemplate& form) {
+  return form.trim ? std::string(strip(text)) : text;
+}
+
 std::string render_question(const std::string& question, const ConversationTemplate& form) {
-  if (question.find(kImageMark) == std::string::npos) return question;
+  if (question.find(kImageMark) == std::string::npos) return trimmed(question, form);
   return std::string(strip(form.image_prefix + without_image_mark(question)));
 }
 
@@ -60,9 +58,10 @@ std::vector<int32_t> encode_with_images(std::string_view text, const Tokenizer& 
 bool append_turn(const std::vector<Turn>& turns, size_t i, const ConversationTemplate& form, const Tokenizer& tokenizer,
                  int32_t end_id, EncodedConversation& out) {
   const std::string instruction = render_instruction(turns, i, form);
-  const std::string text = instruction + " " + turns[i].answer;
-  const std::string separator = form.user_suffix + form.assistant_prefix + " ";
-  if (count_of(text, separator) != 1 || text.find(form.end_token) != std::string::npos) return false;
+  const std::string text = instruction + form.answer_prefix + trimmed(turns[i].answer, form);
+  const std::string separator = form.user_suffix + form.assistant_prefix + form.answer_prefix;
+  const std::string bare = render_instruction({Turn()}, 0, form).substr(i == 0 ? 0 : form.system.size());
+  if (count_of(text, separator) != 1 || count_of(text, form.end_token) != count_of(bare, form.end_token)) return false;
   const std::vector<int32_t> prefix = encode_with_images(instruction, tokenizer);
   const std::vector<int32_t> ids = encode_with_images(text, tokenizer);
   if (prefix.size() > ids.size() || !std::equal(prefix.begin(), prefix.end(), ids.begin())) return false;
@@ -71,13 +70,17 @@ bool append_turn(const std::vector<Turn>& turns, size_t i, const ConversationTem
   out.labels.insert(out.labels.end(), prefix.size(), kIgnoreLabel);
   out.labels.insert(out.labels.end(), ids.begin() + static_cast<int64_t>(prefix.size()), ids.end());
   out.labels.push_back(end_id);
+  const std::vector<int32_t> after = tokenizer.encode(form.turn_end);
+  out.input_ids.insert(out.input_ids.end(), after.begin(), after.end());
+  out.labels.insert(out.labels.end(), after.size(), kIgnoreLabel);
   return true;
 }
 
 std::string render_conversation(const std::vector<Turn>& turns, const ConversationTemplate& form) {
   std::string out;
   for (size_t i = 0; i < turns.size(); ++i) {
-    out += render_instruction(turns, i, form) + " " + turns[i].answer + form.end_token;
+    out += render_instruction(turns, i, form) + form.answer_prefix + trimmed(turns[i].answer, form) + form.end_token +
+           form.turn_end;
   }
   return out;
 }
@@ -90,13 +93,6 @@ int32_t end_id_of(const ConversationTemplate& form, const Tokenizer& tokenizer) 
 }
 
 }  // namespace
-
-const ConversationTemplate& find_template(const std::string& name) {
-  static const ConversationTemplate phi = {"phi",        kPhiSystem,      "USER: ",   " ",
-                                           "ASSISTANT:", "<|endoftext|>", "<image>\n"};
-  check(name == phi.name, "template: found '", name, "', expected 'phi'");
-  return phi;
-}
 
 std::string without_image_mark(const std::string& question) {
   return std::string(strip(remove_all(question, kImageMark)));

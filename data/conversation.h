@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/json.h"
 #include "data/tokenizer.h"
 
 namespace matvlm {
@@ -21,19 +22,30 @@ struct Turn {
 };
 
 // A conversation's text is, turn by turn:
-//   system (first turn only) user_prefix question user_suffix assistant_prefix ' ' answer end_token
+//   system (first turn only) user_prefix question user_suffix assistant_prefix answer_prefix answer end_token turn_end
+// An answer and its end token are learnt; an answer_prefix that a tokenizer joins to the answer is part of it.
 struct ConversationTemplate {
   std::string name;
-  std::string system;
+  std::string system;  // with its own marks
   std::string user_prefix;
   std::string user_suffix;
   std::string assistant_prefix;
-  std::string end_token;     // one token of the tokenizer
-  std::string image_prefix;  // stands before the rest of a question that had an image mark; holds the mark
+  std::string answer_prefix = " ";
+  std::string end_token;  // one token of the tokenizer
+  std::string turn_end;
+  std::string image_prefix =
+      "<image>\n";    // stands before the rest of a question that had an image mark; holds the mark
+  bool trim = false;  // questions and answers without white space at their ends
+  bool operator==(const ConversationTemplate&) const = default;
 };
 
-// "phi". Error names the known templates.
+// "phi" (as TinyLLaVA writes it), "llama" (Llama 3's headers), "chatml" (<|im_start|>role). Error names them.
 const ConversationTemplate& find_template(const std::string& name);
+
+// A template as a JSON object, a key for each member, and back. Error on unknown keys and on what cannot work: an empty
+// end_token, an assistant_prefix that cannot be told from the question, an image_prefix without the mark.
+Json template_json(const ConversationTemplate& form);
+ConversationTemplate template_from_json(const Json& json);
 
 struct EncodedConversation {
   std::vector<int32_t> input_ids;  // kImageToken where the image goes

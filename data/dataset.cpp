@@ -52,7 +52,10 @@ Dataset::Dataset(const std::string& path, const PackExpectation& expected) : fil
   }
   check(file_.length("labels") == n_tokens(), path, ": array 'labels': found ", file_.length("labels"),
         " elements, expected ", n_tokens());
+  if (is_text()) read_sequences();
   images_ = read_ragged("images", -1);
+  check(!expected.text_only || n_images() == 0, path, ": found ", n_images(),
+        " pictures, expected none: the model has no vision tower");
   image_names_ = read_ragged("image_names", n_images());
   sample_ids_ = read_ragged("sample_ids", n_samples);
   questions_ = read_ragged("questions", turn_offsets_.back());
@@ -65,18 +68,42 @@ void Dataset::read_info(const PackExpectation& expected) {
   const std::string format = file_.string_attribute("format");
   check(format == kPackFormat, path(), ": attribute 'format': found '", format, "', expected '", kPackFormat, "'");
   const int64_t version = file_.int_attribute("format_version");
-  check(version == kPackVersion, path(), ": attribute 'format_version': found ", version, ", expected ", kPackVersion,
-        ": pack the data again");
+  check(version == kPackVersion || version == kTextPackVersion, path(), ": attribute 'format_version': found ", version,
+        ", expected ", kPackVersion, " or ", kTextPackVersion, ": pack the data again");
+  info_.version = version;
   info_.template_name = file_.string_attribute("template");
   info_.tokenizer_sha256 = file_.string_attribute("tokenizer_sha256");
   info_.vocab_size = file_.int_attribute("vocab_size");
   info_.tokens_per_image = file_.int_attribute("tokens_per_image");
   info_.max_length = file_.int_attribute("max_length");
+  if (file_.has_attribute("template_definition")) {
+    info_.form = template_from_json(
+        Json::parse(file_.string_attribute("template_definition"), path() + ": attribute 'template_definition'"));
+  } else if (!is_text()) {
+    info_.form = find_template(info_.template_name);
+  }
   const Json skipped = Json::parse(file_.string_attribute("skipped"), path() + ": attribute 'skipped'");
   for (const std::string& reason : skipped.keys()) info_.skipped[reason] = skipped.at(reason).as_int();
-  expect_equal(path(), "tokens_per_image", info_.tokens_per_image, expected.tokens_per_image);
+  // 0: a pack without pictures, which any model can read.
+  if (info_.tokens_per_image != 0) {
+    expect_equal(path(), "tokens_per_image", info_.tokens_per_image, expected.tokens_per_image);
+  }
   expect_equal(path(), "max_length", info_.max_length, expected.max_length);
   expect_equal(path(), "tokenizer_sha256", info_.tokenizer_sha256, expected.tokenizer_sha256);
+}
+
+// Boundaries of texts: rising, and every row's among them.
+void Dataset::read_sequences() {
+  sequence_offsets_ = read_offsets("sequence_offsets", n_tokens());
+  const auto twice = std::adjacent_find(sequence_offsets_.begin(), sequence_offsets_.end());
+  check(twice == sequence_offsets_.end(), path(), ": array 'sequence_offsets': found a text without tokens");
+  check(std::includes(sequence_offsets_.begin(), sequence_offsets_.end(), token_offsets_.begin(), token_offsets_.end()),
+        path(), ": array 'sequence_offsets': found a text that reaches over the end of a row");
+}
+
+const ConversationTemplate& Dataset::form() const {
+  check(info_.form.has_value(), path(), ": found a pack of plain texts, expected conversations");
+  return *info_.form;
 }
 
 std::vector<int64_t> Dataset::read_offsets(const std::string& name, int64_t total) const {
@@ -155,6 +182,10 @@ PackedSample Dataset::sample(int64_t index) const {
   file_.read("tokens", begin, std::span<int32_t>(out.input_ids));
   file_.read("labels", begin, std::span<int32_t>(out.labels));
   out.image = image_of_sample_[static_cast<size_t>(index)];
+  auto text = std::upper_bound(sequence_offsets_.begin(), sequence_offsets_.end(), begin);
+  for (; text != sequence_offsets_.end() && *text <= begin + static_cast<int64_t>(n); ++text) {
+    out.sequences.push_back(*text - begin);
+  }
   return out;
 }
 

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,10 +14,14 @@
 namespace matvlm {
 
 inline constexpr const char* kPackFormat = "matvlm-pack";
-inline constexpr int64_t kPackVersion = 1;
+inline constexpr int64_t kPackVersion = 1;            // conversations
+inline constexpr int64_t kTextPackVersion = 2;        // rows of plain texts
+inline constexpr const char* kTextTemplate = "text";  // what such a pack names as its template
 
 struct PackInfo {
+  int64_t version = kPackVersion;
   std::string template_name;
+  std::optional<ConversationTemplate> form;  // conversations
   std::string tokenizer_sha256;
   int64_t vocab_size = 0;  // of the tokenizer
   int64_t tokens_per_image = 0;
@@ -30,12 +35,14 @@ struct PackExpectation {
   int64_t tokens_per_image = 0;
   int64_t max_length = 0;
   std::string tokenizer_sha256;
+  bool text_only = false;  // the reader has no vision tower: a pack with pictures is refused
 };
 
 struct PackedSample {
   std::vector<int32_t> input_ids;
   std::vector<int32_t> labels;
-  int64_t image = -1;  // -1: text-only
+  int64_t image = -1;              // -1: text-only
+  std::vector<int64_t> sequences;  // of a text pack: end of every text in the row, the last one input_ids.size()
 };
 
 class Dataset {
@@ -50,6 +57,10 @@ class Dataset {
   int64_t size() const { return static_cast<int64_t>(image_of_sample_.size()); }
   int64_t n_images() const { return static_cast<int64_t>(images_.offsets.size()) - 1; }
   int64_t n_tokens() const { return token_offsets_.back(); }
+  // Rows of plain texts, every token a label; else conversations.
+  bool is_text() const { return info_.version == kTextPackVersion; }
+  // The template of the conversations. Error for a text pack.
+  const ConversationTemplate& form() const;
 
   // Error when `index` is outside 0..size()-1.
   PackedSample sample(int64_t index) const;
@@ -74,6 +85,7 @@ class Dataset {
   Ragged read_ragged(const std::string& name, int64_t rows) const;
   std::string ragged_row(const Ragged& ragged, int64_t row) const;
   void validate_samples(int64_t vocab_size) const;
+  void read_sequences();
   void check_index(int64_t index) const;
 
   Hdf5File file_;
@@ -81,6 +93,7 @@ class Dataset {
   std::vector<int64_t> token_offsets_;
   std::vector<int64_t> turn_offsets_;
   std::vector<int64_t> image_of_sample_;
+  std::vector<int64_t> sequence_offsets_;  // text packs
   Ragged images_;
   Ragged image_names_;
   Ragged sample_ids_;

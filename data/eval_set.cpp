@@ -10,7 +10,7 @@
 namespace matvlm {
 
 EvalSet::EvalSet(const Dataset& dataset, const Tokenizer& tokenizer, EvalHistory history)
-    : dataset_(dataset), tokenizer_(tokenizer), form_(find_template(dataset.info().template_name)), history_(history) {
+    : dataset_(dataset), tokenizer_(tokenizer), form_(dataset.form()), history_(history) {
   check(dataset.info().tokenizer_sha256 == tokenizer.sha256(), dataset.path(), ": found tokenizer_sha256 ",
         dataset.info().tokenizer_sha256, ", expected that of the model's tokenizer, ", tokenizer.sha256());
   for (int64_t sample = 0; sample < dataset.size(); ++sample) {

@@ -29,7 +29,7 @@ enum class EvalHistory {
 
 class EvalSet {
  public:
-  // Both must outlive the object. Error when the pack was made with another tokenizer.
+  // Both must outlive the object. Error when the pack was made with another tokenizer or holds plain texts.
   EvalSet(const Dataset& dataset, const Tokenizer& tokenizer, EvalHistory history);
 
   int64_t size() const { return static_cast<int64_t>(places_.size()); }

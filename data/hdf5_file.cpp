@@ -268,6 +268,11 @@ void Hdf5File::write_attribute(const std::string& name, const std::string& value
   impl_->must(H5Awrite(made.get(), type.get(), value.c_str()), what);
 }
 
+bool Hdf5File::has_attribute(const std::string& name) const {
+  const LibraryLock lock;
+  return impl_->must(H5Aexists(impl_->file.get(), name.c_str()), "cannot look for the attribute '" + name + "'") > 0;
+}
+
 int64_t Hdf5File::int_attribute(const std::string& name) const {
   const LibraryLock lock;
   const Handle attribute = impl_->open_attribute(name);

@@ -32,6 +32,7 @@ class Hdf5File {
   // Flushes to the disk and renames to the final path. The object cannot be used afterwards.
   void commit();
 
+  bool has_attribute(const std::string& name) const;
   int64_t int_attribute(const std::string& name) const;
   std::string string_attribute(const std::string& name) const;
   // Number of elements. Error when the array is missing or not one-dimensional.

@@ -125,6 +125,9 @@ std::vector<Turn> LlavaFile::read_turns(const Json& entry, const std::string& pl
 }
 
 std::string LlavaFile::resolve_image(const std::string& image, const std::string& place) const {
+  if (image_folder_.empty()) {
+    reject("picture without a folder", place, "found the picture '", image, "', but no picture folder was given");
+  }
   const fs::path relative(image);
   const fs::path path = fs::path(image_folder_) / relative;
   bool climbs = relative.is_absolute() || image.find('\0') != std::string::npos;

@@ -34,7 +34,8 @@ struct ConversationSample {
 
 class LlavaFile {
  public:
-  // Error when the file cannot be read, is no JSON, or holds no array of samples.
+  // Error when the file cannot be read, is no JSON, or holds no array of samples. Without a picture folder (an empty
+  // name) a sample with a picture is a SampleError.
   LlavaFile(const std::string& json_path, const std::string& image_folder);
 
   int64_t size() const { return size_; }

@@ -49,6 +49,8 @@ Batch make_batch(const Dataset& dataset, const std::vector<int64_t>& samples, co
     const PackedSample sample = dataset.sample(index);
     batch.input_ids.insert(batch.input_ids.end(), sample.input_ids.begin(), sample.input_ids.end());
     batch.labels.insert(batch.labels.end(), sample.labels.begin(), sample.labels.end());
+    if (dataset.is_text() && batch.sequences.empty()) batch.sequences.push_back(0);
+    for (const int64_t end : sample.sequences) batch.sequences.push_back(batch.cu_seqlens.back() + end);
     batch.cu_seqlens.push_back(static_cast<int64_t>(batch.input_ids.size()));
     batch.image_of_row.push_back(sample.image < 0 ? -1 : batch.n_images());
     if (sample.image >= 0) append_image(dataset, sample.image, preprocess, cache, batch);

@@ -59,6 +59,7 @@ print('''// Tables of Unicode 15.0 character classes, as closed ranges in rising
 
 #include <algorithm>
 #include <iterator>
+#include <vector>
 
 namespace matvlm {
 namespace {
@@ -74,6 +75,10 @@ print(table("kNumbers", numbers))
 print(table("kWord", word), end="")
 print('''// clang-format on
 
+// Classes of the first 0x20000 code points, one bit each, made at first use; beyond lie few, which are searched.
+enum Bit : uint8_t { kLetterBit = 1, kNumberBit = 2, kSpaceBit = 4, kWordBit = 8 };
+constexpr uint32_t kDirect = 0x20000;
+
 template <size_t N>
 bool in_table(const Range (&table)[N], uint32_t code) {
   const Range* after = std::upper_bound(std::begin(table), std::end(table), code,
@@ -81,23 +86,36 @@ bool in_table(const Range (&table)[N], uint32_t code) {
   return after != std::begin(table) && code <= std::prev(after)->last;
 }
 
-bool is_ascii_letter(uint32_t code) { return (code | 0x20U) >= 'a' && (code | 0x20U) <= 'z'; }
-bool is_ascii_digit(uint32_t code) { return code >= '0' && code <= '9'; }
+constexpr Range kSpaces[] = {{0x9, 0xD},       {0x20, 0x20},     {0x85, 0x85},     {0xA0, 0xA0},     {0x1680, 0x1680},
+                             {0x2000, 0x200A}, {0x2028, 0x2029}, {0x202F, 0x202F}, {0x205F, 0x205F}, {0x3000, 0x3000}};
+
+std::vector<uint8_t> make_bits() {
+  std::vector<uint8_t> bits(kDirect, 0);
+  const auto mark = [&bits](const auto& table, uint8_t bit) {
+    for (const Range& range : table) {
+      for (uint32_t code = range.first; code <= range.last && code < kDirect; ++code) bits[code] |= bit;
+    }
+  };
+  mark(kLetters, kLetterBit);
+  mark(kNumbers, kNumberBit);
+  mark(kSpaces, kSpaceBit);
+  mark(kWord, kWordBit);
+  return bits;
+}
+
+bool has_bit(uint32_t code, uint8_t bit) {
+  static const std::vector<uint8_t> bits = make_bits();
+  return (bits[code] & bit) != 0;
+}
 
 }  // namespace
 
-bool is_letter(uint32_t code) { return code < 0x80 ? is_ascii_letter(code) : in_table(kLetters, code); }
+bool is_letter(uint32_t code) { return code < kDirect ? has_bit(code, kLetterBit) : in_table(kLetters, code); }
 
-bool is_number(uint32_t code) { return code < 0x80 ? is_ascii_digit(code) : in_table(kNumbers, code); }
+bool is_number(uint32_t code) { return code < kDirect ? has_bit(code, kNumberBit) : in_table(kNumbers, code); }
 
-bool is_space(uint32_t code) {
-  return (code >= 0x9 && code <= 0xD) || code == 0x20 || code == 0x85 || code == 0xA0 || code == 0x1680 ||
-         (code >= 0x2000 && code <= 0x200A) || code == 0x2028 || code == 0x2029 || code == 0x202F || code == 0x205F ||
-         code == 0x3000;
-}
+bool is_space(uint32_t code) { return code < kDirect && has_bit(code, kSpaceBit); }
 
-bool is_word(uint32_t code) {
-  return code < 0x80 ? is_ascii_letter(code) || is_ascii_digit(code) || code == '_' : in_table(kWord, code);
-}
+bool is_word(uint32_t code) { return code < kDirect ? has_bit(code, kWordBit) : in_table(kWord, code); }
 
 }  // namespace matvlm''')

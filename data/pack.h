@@ -5,22 +5,25 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "data/conversation.h"
 #include "data/tokenizer.h"
 
 namespace matvlm {
 
 struct PackOptions {
   std::string json_path;
-  std::string image_folder;
+  std::string image_folder;  // empty: text-only samples, a picture is an error
   std::string output;
   std::string template_name = "phi";
-  int64_t max_length = 1428;       // of the ids, and of the row with the picture's tokens in it
-  int64_t tokens_per_image = 729;  // what the model's vision tower gives
-  bool skip_bad = false;           // leave bad samples out and count them, instead of stopping at the first
-  bool verify_images = true;       // decode each picture once, so that a broken one is found now
+  std::optional<ConversationTemplate> form;  // in place of template_name
+  int64_t max_length = 1428;                 // of the ids, and of the row with the picture's tokens in it
+  int64_t tokens_per_image = 729;            // what the model's vision tower gives
+  bool skip_bad = false;                     // leave bad samples out and count them, instead of stopping at the first
+  bool verify_images = true;                 // decode each picture once, so that a broken one is found now
 };
 
 struct PackReport {

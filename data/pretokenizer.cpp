@@ -25,15 +25,26 @@ class Scanner {
 
   void run(std::vector<std::string_view>& out) const {
     for (int64_t at = 0; at < size();) {
-      const int64_t end = pattern_ == SplitPattern::gpt2 ? match_gpt2(at) : match_llama3(at);
+      const int64_t end = match(at);
       out.push_back(text_.substr(static_cast<size_t>(at), static_cast<size_t>(end - at)));
       at = end;
     }
   }
 
  private:
+  int64_t match(int64_t at) const {
+    if (pattern_ == SplitPattern::gpt2) return match_gpt2(at);
+    if (pattern_ == SplitPattern::llama3 || pattern_ == SplitPattern::qwen2) return match_llama3(at);
+    const int64_t most = pattern_ == SplitPattern::each_number ? 1 : INT64_MAX;
+    if (const int64_t end = run_of(is_number, at, most); end > at) return end;
+    return run_of([](uint32_t code) { return !is_number(code); }, at);
+  }
+
   int64_t size() const { return static_cast<int64_t>(text_.size()); }
-  CodePoint point(int64_t at) const { return code_point_at(text_, at); }
+  CodePoint point(int64_t at) const {
+    const auto byte = static_cast<uint8_t>(text_[static_cast<size_t>(at)]);
+    return byte < 0x80 ? CodePoint{byte, 1} : code_point_at(text_, at);
+  }
 
   template <class Class>
   int64_t run_of(Class in_class, int64_t at, int64_t most = INT64_MAX) const {

@@ -1,5 +1,5 @@
 // The split of text into words before byte-pair merging, for the patterns that published byte-level tokenizers use.
-// Written by hand: the build needs no regular-expression library with Unicode classes.
+// Written by hand: quicker than a regular-expression library, which is only needed for other patterns (data/regex.h).
 #pragma once
 
 #include <optional>
@@ -12,6 +12,8 @@ enum class SplitPattern {
   gpt2,    // GPT-2, Phi-2, CodeGen: letters, numbers, others, each with one space before
   llama3,  // Llama 3 and cl100k: case-blind contractions, numbers in groups of up to three, newlines kept with text
   qwen2,   // as llama3, but every digit alone
+  each_number,  // Digits with individual_digits: every number character alone, what is between them in one piece
+  numbers,      // Digits without: runs of number characters
 };
 
 // The pattern that a regular expression of a tokenizer.json stands for; nothing when it is none of them.

@@ -3,6 +3,7 @@
 
 #include "core/error.h"
 #include "data/byte_alphabet.h"
+#include "data/normalize.h"
 #include "data/sha256.h"
 #include "data/tokenizer.h"
 
@@ -34,6 +35,15 @@ void expect_absent(const Json& model, std::string_view key) {
   check(absent, value.where(), ": found ", value.dump(), ", expected null: not supported in a byte-level tokenizer");
 }
 
+// `pattern` of a Replace step: a string, not a regular expression.
+std::string replaced_string(const Json& step) {
+  const Json pattern = step.at("pattern");
+  check(pattern.has("String"), pattern.where(), ": found ", pattern.dump(), ", expected a String");
+  const std::string text = pattern.at("String").as_string();
+  check(!text.empty(), pattern.where(), ": found an empty text, expected what is to be replaced");
+  return text;
+}
+
 }  // namespace
 
 Tokenizer Tokenizer::read_file(const std::string& path) { return from_json(Json::read_file(path)); }
@@ -42,28 +52,71 @@ Tokenizer Tokenizer::from_json(const Json& document) {
   Tokenizer out;
   out.document_ = document;
   out.sha256_ = matvlm::sha256(document.dump());
-  out.read_model(document.at("model"));
-  out.read_bytes(document.at("model"));
-  out.read_added_tokens(member(document, "added_tokens"));
-  for (const Json& step : steps_of(member(document, "normalizer"), "normalizers")) {
-    fail_type(step, "no normalizer: only texts taken as they are are supported");
-  }
+  const Json model = document.at("model");
   const Json pre_tokenizer = document.at("pre_tokenizer");
-  for (const Json& step : steps_of(pre_tokenizer, "pretokenizers")) out.read_pre_tokenizer(step);
-  check(out.byte_level_seen_, pre_tokenizer.where(), ": found no ByteLevel step, expected one: not byte-level");
+  const std::vector<Json> splits = steps_of(pre_tokenizer, "pretokenizers");
+  const auto is_step = [&](const char* type) {
+    return std::any_of(splits.begin(), splits.end(),
+                       [&](const Json& step) { return step.at("type").as_string() == type; });
+  };
+  if (!is_step("ByteLevel") && (model.get("byte_fallback", false) || is_step("Metaspace"))) out.characters_.emplace();
+  out.read_model(model);
+  out.characters_ ? out.read_characters(model) : out.read_bytes(model);
+  out.make_words();
+  for (const Json& step : steps_of(member(document, "normalizer"), "normalizers")) out.read_normalizer(step);
+  for (const Json& step : splits) out.read_pre_tokenizer(step);
+  check(out.byte_level_seen_ || out.characters_, pre_tokenizer.where(),
+        ": found no ByteLevel step, expected one: not byte-level");
+  out.read_added_tokens(member(document, "added_tokens"));
+  for (const Json& step : steps_of(member(document, "decoder"), "decoders")) out.read_decoder(step);
   for (const Json& step : steps_of(member(document, "post_processor"), "processors")) out.read_post_processor(step);
-  const std::vector<Json> decoders = steps_of(member(document, "decoder"), "decoders");
-  for (const Json& step : decoders) {
-    if (step.at("type").as_string() != "ByteLevel") fail_type(step, "'ByteLevel'");
-  }
   return out;
+}
+
+void Tokenizer::read_normalizer(const Json& step) {
+  const std::string type = step.at("type").as_string();
+  if (type == "NFC") {
+    normalizer_.add_nfc();
+  } else if (characters_ && type == "Prepend") {
+    normalizer_.add_prepend(step.at("prepend").as_string());
+  } else if (characters_ && type == "Replace") {
+    normalizer_.add_replace(replaced_string(step), step.at("content").as_string());
+  } else {
+    fail_type(step, characters_ ? "'NFC', 'Prepend' or 'Replace'" : "'NFC' or no normalizer");
+  }
+}
+
+void Tokenizer::read_decoder(const Json& step) {
+  const std::string type = step.at("type").as_string();
+  if (!characters_) {
+    if (type != "ByteLevel") fail_type(step, "'ByteLevel'");
+    return;
+  }
+  if (type == "ByteFallback" || type == "Fuse") return;  // bytes are joined and repaired in any case
+  if (type == "Strip") {
+    check(step.at("content").as_string() == " " && step.get("stop", 0) == 0, step.where(), ": found ", step.dump(),
+          ", expected spaces to be taken from the start alone");
+    strip_start_ = step.at("start").as_int();
+    return;
+  }
+  std::string from;
+  std::string to = " ";
+  if (type == "Metaspace") {
+    from = step.at("replacement").as_string();
+    first_without_spaces_ = step.get("prepend_scheme", "always") != std::string("never");
+  } else if (type == "Replace") {
+    from = replaced_string(step);
+    to = step.at("content").as_string();
+  } else {
+    fail_type(step, "'Replace', 'ByteFallback', 'Fuse', 'Strip' or 'Metaspace'");
+  }
+  for (Token& token : tokens_) token.bytes = replace_all(token.bytes, from, to);
 }
 
 void Tokenizer::read_model(const Json& model) {
   if (model.has("type") && model.at("type").as_string() != "BPE") fail_type(model, "'BPE'");
-  for (const char* key : {"dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"}) {
-    expect_absent(model, key);
-  }
+  for (const char* key : {"dropout", "continuing_subword_prefix", "end_of_word_suffix"}) expect_absent(model, key);
+  if (!characters_) expect_absent(model, "byte_fallback");
   ignore_merges_ = model.get("ignore_merges", false);
   read_vocabulary(model.at("vocab"));
   read_merges(model.at("merges"));
@@ -77,7 +130,7 @@ void Tokenizer::put_token(int64_t id, const std::string& text, const Json& place
         "', expected different ids");
   token.used = true;
   token.text = text;
-  token.bytes = from_byte_characters(text).value_or(text);
+  token.bytes = characters_ ? text : from_byte_characters(text).value_or(text);
   ids_[text] = static_cast<int32_t>(id);
 }
 
@@ -113,9 +166,9 @@ void Tokenizer::read_merges(const Json& merges) {
       left = line.substr(0, line.find(' '));
       right = line.substr(line.find(' ') + 1);
     }
-    const auto a = static_cast<uint32_t>(id_of_merge_part(left, merge));
-    const auto b = static_cast<uint32_t>(id_of_merge_part(right, merge));
-    merges_[static_cast<uint64_t>(a) << 32U | b] = {static_cast<int32_t>(rank), id_of_merge_part(left + right, merge)};
+    const int32_t a = id_of_merge_part(left, merge);
+    const int32_t b = id_of_merge_part(right, merge);
+    merges_.insert(a, b, {static_cast<int32_t>(rank), id_of_merge_part(left + right, merge)});
   }
 }
 
@@ -152,6 +205,8 @@ void Tokenizer::read_added_tokens(const Json& list) {
     token.normalized = entry.get("normalized", !token.special);
     tokens_[static_cast<size_t>(id)].special = token.special;
     tokens_[static_cast<size_t>(id)].bytes = token.content;
+    if (token.normalized) token.content = normalizer_.apply(token.content);
+    if (characters_) tokens_[static_cast<size_t>(id)].bytes = token.content;  // so Hugging Face's decoder gives it back
     (token.normalized ? added_normalized_ : added_).add(token);
   }
 }
@@ -165,18 +220,41 @@ void Tokenizer::read_pre_tokenizer(const Json& step) {
     split_after_prefix_ = step.get("use_regex", true);
     return;
   }
-  if (type != "Split") fail_type(step, "'ByteLevel' or 'Split'");
+  if (characters_) {
+    if (type != "Metaspace") fail_type(step, "'Metaspace', or 'ByteLevel' in a byte-level tokenizer");
+    read_metaspace(step);
+    return;
+  }
+  if (type == "Digits") {
+    splits_.push_back(
+        {step.get("individual_digits", false) ? SplitPattern::each_number : SplitPattern::numbers, {}, true});
+    return;
+  }
+  if (type != "Split") fail_type(step, "'ByteLevel', 'Split' or 'Digits'");
   const Json regex = step.at("pattern").at("Regex");
-  const std::optional<SplitPattern> pattern = known_split_pattern(regex.as_string());
-  check(pattern.has_value(), regex.where(), ": found the pattern '", regex.as_string(),
-        "', expected that of GPT-2, Llama 3 or Qwen 2");
-  // With patterns that cover every character, Isolated and Removed-inverted are the same split.
   const std::string behavior = step.at("behavior").as_string();
   const bool inverted = step.get("invert", false);
   const bool supported = (behavior == "Isolated" && !inverted) || (behavior == "Removed" && inverted);
   check(supported, step.where(), ": found behavior '", behavior, "' with invert ", inverted ? "true" : "false",
         ", expected 'Isolated' without invert");
-  splits_.push_back(*pattern);
+  Split split;
+  split.known = known_split_pattern(regex.as_string());  // those cover every character: there are no gaps
+  if (!split.known) split.regex.emplace(regex.as_string(), regex.where());
+  split.keep_gaps = !inverted;
+  splits_.push_back(std::move(split));
+}
+
+void Tokenizer::read_metaspace(const Json& step) {
+  Metaspace& m = metaspace_.emplace();
+  m.replacement = step.at("replacement").as_string();
+  check(!m.replacement.empty(), step.where(), ": key 'replacement': found an empty text, expected a character");
+  m.split = step.get("split", true);
+  const std::string scheme = step.get("prepend_scheme", step.get("add_prefix_space", true) ? "always" : "never");
+  check(scheme == "always" || scheme == "first" || scheme == "never", step.where(), ": key 'prepend_scheme': found '",
+        scheme, "', expected 'always', 'first' or 'never'");
+  m.prepend = scheme == "always"  ? Metaspace::Prepend::always
+              : scheme == "first" ? Metaspace::Prepend::first
+                                  : Metaspace::Prepend::never;
 }
 
 void Tokenizer::read_post_processor(const Json& step) {

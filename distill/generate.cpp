@@ -24,6 +24,11 @@ int32_t draw(const float* logits, int64_t n, double temperature, double uniform)
   return static_cast<int32_t>(n - 1);
 }
 
+bool ends(const GenerateOptions& options, int32_t token) {
+  const auto& others = options.other_end_tokens;
+  return token == options.end_token || std::find(others.begin(), others.end(), token) != others.end();
+}
+
 // The token after the last position of every sequence of the pass.
 std::vector<int32_t> next_tokens(Context& ctx, const Vlm& model, const Tensor& hidden, const Pass& pass,
                                  const GenerateOptions& options) {
@@ -88,7 +93,7 @@ std::vector<std::vector<int32_t>> generate_tokens(Context& ctx, const Vlm& model
     SplicedRows next;
     next.cu.push_back(0);
     for (size_t i = 0; i < active.size(); ++i) {
-      if (tokens[i] == options.end_token || state.length(active[i]) >= state.capacity()) continue;
+      if (ends(options, tokens[i]) || state.length(active[i]) >= state.capacity()) continue;
       answers[static_cast<size_t>(active[i])].push_back(tokens[i]);
       if (on_token) on_token(active[i], tokens[i]);
       still.push_back(active[i]);

@@ -11,9 +11,10 @@ namespace matvlm {
 
 struct GenerateOptions {
   int64_t max_new_tokens = 32;
-  int32_t end_token = -1;  // stops a sequence; -1: none
-  double temperature = 0;  // 0: greedy; else sampled from softmax(logits / temperature)
-  uint64_t seed = 0;       // of the sampling: a token is a function of (seed, row, position)
+  int32_t end_token = -1;                      // stops a sequence; -1: none
+  std::vector<int64_t> other_end_tokens = {};  // that stop it as well
+  double temperature = 0;                      // 0: greedy; else sampled from softmax(logits / temperature)
+  uint64_t seed = 0;                           // of the sampling: a token is a function of (seed, row, position)
   int64_t max_length = 0;  // of prompt and answer together, image tokens included; 0 = the model's positions
 };
 

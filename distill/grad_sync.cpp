@@ -1,5 +1,6 @@
 #include "distill/grad_sync.h"
 
+#include <chrono>
 #include <span>
 #include <utility>
 
@@ -54,8 +55,16 @@ void GradSync::start_ready(bool all) {
 }
 
 void GradSync::finish() {
+  using Clock = std::chrono::steady_clock;
   start_ready(true);
+  // The host meets the device here to read the clock. It has just done so for the losses and does so again for the
+  // gradient norm, so this costs nothing.
+  const bool timed = comm_.size() > 1;
+  if (timed) ctx_.synchronize();
+  const Clock::time_point start = Clock::now();
   for (const auto& request : requests_) request->wait();
+  if (timed) ctx_.synchronize();
+  wait_seconds_ = timed ? std::chrono::duration<double>(Clock::now() - start).count() : 0.0;
   requests_.clear();
   active_ = false;
 }

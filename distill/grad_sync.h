@@ -23,6 +23,10 @@ class GradSync {
   // Starts what is left (parameters that this rank did not use) and waits for all of it.
   void finish();
 
+  // Seconds from the end of this rank's backward to the end of the last finish(): the part of the communication, and of
+  // the wait for slower ranks, that backward did not hide. 0 on one rank.
+  double wait_seconds() const { return wait_seconds_; }
+
   int64_t buckets() const { return static_cast<int64_t>(buckets_.size()); }
 
  private:
@@ -40,6 +44,7 @@ class GradSync {
   std::map<const Parameter*, size_t> position_;
   size_t next_ = 0;
   bool active_ = false;
+  double wait_seconds_ = 0;
   std::vector<std::unique_ptr<CommRequest>> requests_;
 };
 

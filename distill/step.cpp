@@ -70,7 +70,7 @@ struct LayerTerm {
 // The student's layer on the teacher's input of that layer. MLP and residual of a parallel block are the same on both
 // sides, so only the mixer runs; the last layer is compared behind the final norm, as the published code does.
 LayerTerm layer_term(Graph& g, const Models& models, const LossConfig& loss, const LossWeights& weights,
-                     const TeacherOutput& teacher, size_t i, const Pass& pass) {
+                     const TeacherOutput& teacher, size_t i, const Pass& pass, const SeqlensPtr& rows) {
   const Vlm& student = *models.student;
   const int64_t layer = teacher.trace.layers[i];
   const Block& block = student.text.blocks[static_cast<size_t>(layer)];
@@ -86,12 +86,12 @@ LayerTerm layer_term(Graph& g, const Models& models, const LossConfig& loss, con
     }
   }
   const LayerLossSpec spec{layer_kind(loss.layer), weights.layer_segment_norm, loss.layer_weight};
-  const LayerLossResult result = layer_loss(g, spec, found, expected, weights.layer, weights.segment, pass.lens);
+  const LayerLossResult result = layer_loss(g, spec, found, expected, weights.layer, weights.segment, rows);
   return {result.loss, result.term};
 }
 
 HeadLossResult head_terms(Graph& g, const Models& models, const LossConfig& loss, const LossWeights& weights,
-                          const TeacherOutput* teacher, const Var& hidden, const Pass& pass) {
+                          const TeacherOutput* teacher, const Var& hidden, const SeqlensPtr& rows) {
   HeadLossSpec spec;
   spec.kind = teacher != nullptr ? logit_kind(loss.logit) : LogitKind::none;
   spec.temperature = loss.temperature;
@@ -109,7 +109,7 @@ HeadLossResult head_terms(Graph& g, const Models& models, const LossConfig& loss
     in.logit_weight = weights.logit;
   }
   in.segment_weight = weights.segment;
-  in.lens = pass.lens;
+  in.lens = rows;
   in.ce_weight = weights.ce;
   in.ce_target = weights.targets;
   return head_loss(g, spec, in);
@@ -142,7 +142,9 @@ LossTerms run_micro_batch(Context& ctx, const Models& models, const LossConfig& 
                           const SplicedRows& rows, const UpdateCounts& counts, bool backward,
                           const Graph::ParameterHook& hook, StepTrace* trace) {
   check(batch.n_images == 0 || models.student->vision.has_value(), "[step] images for a model without a vision tower");
-  Pass pass = make_pass(ctx, rows.cu);
+  // Texts that share a row do not see each other, but the row is one sample of the losses.
+  Pass pass = make_pass(ctx, rows.sequence_cu());
+  const SeqlensPtr samples = rows.sequences.empty() ? pass.lens : make_seqlens(ctx, rows.cu);
   const LossWeights weights = loss_weights(loss, rows, counts);
   std::optional<TeacherOutput> teacher;
   if (models.teacher != nullptr) teacher = run_teacher(ctx, models, loss, batch, rows, pass, trace);
@@ -164,12 +166,12 @@ LossTerms run_micro_batch(Context& ctx, const Models& models, const LossConfig& 
     if (t != nullptr) trace->teacher_final = t->final_hidden;
   }
 
-  const HeadLossResult head = head_terms(g, models, loss, weights, t, final_hidden, pass);
+  const HeadLossResult head = head_terms(g, models, loss, weights, t, final_hidden, samples);
   std::vector<Var> roots = {head.loss};
   std::vector<Tensor> layer_values;
   if (t != nullptr) {
     for (size_t i = 0; i < t->trace.layers.size(); ++i) {
-      const LayerTerm term = layer_term(g, models, loss, weights, *t, i, pass);
+      const LayerTerm term = layer_term(g, models, loss, weights, *t, i, pass, samples);
       roots.push_back(term.loss);
       layer_values.push_back(term.term);
     }

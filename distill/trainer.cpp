@@ -75,6 +75,7 @@ UpdateReport Trainer::update(const std::vector<MicroBatch>& batches, int64_t num
   UpdateReport report;
   report.counts = prepared.counts;
   report.tokens = prepared.tokens;
+  report.comm_wait = sync_.wait_seconds();
   report.terms = sum_over_ranks(own, setup_.models.student->config.mamba.ssm_layers.size());
   report.grad_norm = grad_norm(ctx, *setup_.store);
   check_finite("the logit loss", report.terms.logit, number);

@@ -18,6 +18,7 @@ struct UpdateReport {
   int64_t tokens = 0;  // positions of all rows
   double grad_norm = 0;
   double lr = 0;
+  double comm_wait = 0;  // seconds this rank waited for the sum of the gradients after its backward
 };
 
 class Trainer {

@@ -150,7 +150,8 @@ class Parser {
 
   void add_models() {
     std::shared_ptr<EvalArgs> eval;
-    CLI::App& e = add(app_, "eval", "exact match on a pack's questions, and agreement with a teacher", eval, run_eval);
+    CLI::App& e =
+        add(app_, "eval", "exact match on a pack's questions or perplexity, beside a teacher's", eval, run_eval);
     e.add_option("--model", eval->model, "exported folder, or a run (its best checkpoint)")->required();
     e.add_option("--data", eval->data, "pack")->required();
     e.add_option("--teacher", eval->teacher, "exported folder to compare answers with");
@@ -159,13 +160,19 @@ class Parser {
     e.add_option("--max-new-tokens", eval->max_new_tokens, "longest answer")->check(at_least(1))->capture_default_str();
     e.add_option("--show", eval->show, "answers to print")->check(at_least(0))->capture_default_str();
     e.add_option("--json", eval->json, "file for the results");
+    e.add_flag("--perplexity", eval->perplexity,
+               "of the answers' tokens; packs of plain text have no questions and need no flag");
     add_device_and_precision(e, eval->device, eval->precision);
 
     std::shared_ptr<GenerateArgs> generate;
-    CLI::App& g = add(app_, "generate", "answer a question about a picture", generate, run_generate);
+    CLI::App& g = add(app_, "generate", "answer a question, with or without a picture, or continue a text", generate,
+                      run_generate);
     g.add_option("--model", generate->model, "exported folder, or a run (its best checkpoint)")->required();
     g.add_option("--image", generate->image, "PNG or JPEG file; without it the question is about nothing but itself");
-    g.add_option("--prompt", generate->prompt, "the question")->required();
+    g.add_option("--prompt", generate->prompt, "the question, or with template none the text to continue")->required();
+    g.add_option("--template", generate->template_name,
+                 "phi, llama, chatml, a YAML file, none, or auto: phi for a Phi, else none")
+        ->capture_default_str();
     g.add_option("--max-new-tokens", generate->max_new_tokens, "longest answer")
         ->check(at_least(1))
         ->capture_default_str();
@@ -226,7 +233,12 @@ class Parser {
     std::shared_ptr<DataTokenizerArgs> args;
     CLI::App& t =
         add(data, "tokenizer", "learn a byte-level BPE tokenizer from conversations", args, run_data_tokenizer);
-    t.add_option("--data", args->data, "LLaVA JSON files")->required()->type_name("JSON ...");
+    CLI::Option* json = t.add_option("--data", args->data, "LLaVA JSON files")->type_name("JSON ...");
+    t.add_option("--text", args->text, "text files, and .jsonl files of {\"text\": ...}, in place of --data")
+        ->type_name("FILE ...")
+        ->excludes(json);
+    t.add_option("--template", args->template_name, "of the conversations: phi, llama, chatml or a YAML file")
+        ->capture_default_str();
     t.add_option("--out", args->out, "tokenizer.json to write")->required();
     t.add_option("--vocab", args->options.vocab_size, "entries, the 256 bytes and special tokens included")
         ->check(at_least(1))
@@ -238,14 +250,23 @@ class Parser {
 
   void add_pack(CLI::App& data) {
     std::shared_ptr<DataPackArgs> args;
-    CLI::App& p =
-        add(data, "pack", "pack LLaVA JSON and pictures into one HDF5 file (data/FORMAT.md)", args, run_data_pack);
+    CLI::App& p = add(data, "pack", "pack conversations and pictures, or texts, into one HDF5 file (data/FORMAT.md)",
+                      args, run_data_pack);
     PackOptions& options = args->options;
-    p.add_option("--data", options.json_path, "LLaVA JSON")->required();
-    p.add_option("--images", options.image_folder, "folder that the JSON's image paths are relative to")->required();
+    CLI::Option* json = p.add_option("--data", options.json_path, "LLaVA JSON");
+    p.add_option("--images", options.image_folder,
+                 "folder that the JSON's image paths are relative to; without it samples must be text-only")
+        ->needs(json);
+    p.add_option("--text", args->text,
+                 "text files, and .jsonl files of {\"text\": ...}, for rows of --max-length tokens")
+        ->type_name("FILE ...")
+        ->excludes(json);
+    p.add_option("--end-token", args->end_token,
+                 "that ends a text of --text; default: the first of <|endoftext|>, <|end_of_text|>, </s>");
     p.add_option("--tokenizer", args->tokenizer, "tokenizer.json of the model")->required();
     p.add_option("--out", options.output, "pack to write")->required();
-    p.add_option("--template", options.template_name, "of the conversations")->capture_default_str();
+    p.add_option("--template", options.template_name, "of the conversations: phi, llama, chatml or a YAML file")
+        ->capture_default_str();
     p.add_option("--max-length", options.max_length,
                  "positions of a sample, the picture's included; longer ones are cut")
         ->check(at_least(1))

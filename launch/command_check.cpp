@@ -39,8 +39,11 @@ double activation_elements(const RunConfig& run, const ModelConfig& config) {
   const auto d = static_cast<double>(c.hidden);
   const auto q = static_cast<double>(c.heads * c.head_dim);
   const auto kv = static_cast<double>(c.kv_heads * c.head_dim);
-  const double attention = 3 * d + 3 * q + 3 * kv + 2.0 * static_cast<double>(c.mlp);
-  const double mamba = 3 * d + 5 * q + 5 * kv + 2.0 * static_cast<double>(c.mlp);
+  // A gated MLP keeps gate, up and their product; a sequential block one more norm and residual.
+  const double rest =
+      (c.block.parallel ? 3 : 5) * d + (c.block.mlp == MlpKind::swiglu ? 3.0 : 2.0) * static_cast<double>(c.mlp);
+  const double attention = rest + 3 * q + 3 * kv;
+  const double mamba = rest + 5 * q + 5 * kv;
   const auto ssm = static_cast<double>(config.mamba.ssm_layers.size());
   const auto layers = static_cast<double>(c.layers);
   if (run.train.recompute == Recompute::blocks) return layers * d + std::max(attention, mamba) + ssm * mamba;
@@ -73,6 +76,7 @@ int run_check(Process& process, const CheckArgs& args) {
   PackExpectation expected;
   expected.vocab_size = config.text.vocab;
   expected.tokens_per_image = config.tokens_per_image();
+  expected.text_only = !config.vision;
   const Dataset train(run.data.train, expected);
   if (!run.data.heldout.empty()) const Dataset heldout(run.data.heldout, expected);
 

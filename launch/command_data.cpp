@@ -7,9 +7,11 @@
 
 #include "core/error.h"
 #include "core/json.h"
-#include "data/conversation.h"
+#include "data/pack_text.h"
+#include "data/text_source.h"
 #include "launch/cli.h"
 #include "launch/commands.h"
+#include "launch/template_file.h"
 
 namespace matvlm {
 namespace {
@@ -30,7 +32,7 @@ std::string conversation_text(const Json& conversations, const ConversationTempl
     const Json turn = conversations.at(i);
     const std::string value = turn.at("value").as_string();
     if (turn.at("from").as_string() == "gpt") {
-      text += form.assistant_prefix + " " + value + form.end_token;
+      text += form.assistant_prefix + form.answer_prefix + value + form.end_token + form.turn_end;
     } else {
       text += form.user_prefix + without_image_mark(value) + form.user_suffix;
     }
@@ -62,8 +64,11 @@ int run_data_synthetic(const SyntheticOptions& options) {
 }
 
 int run_data_tokenizer(const DataTokenizerArgs& args) {
-  const ConversationTemplate& form = find_template("phi");
+  check(args.data.empty() != args.text.empty(), "data tokenizer: found ",
+        args.data.empty() ? "neither --data nor" : "both --data and", " --text, expected one of them");
+  const ConversationTemplate form = load_template(args.template_name);
   std::vector<std::string> texts;
+  if (!args.text.empty()) read_texts(args.text, {}, [&](const TextDocument& d) { texts.push_back(d.text); });
   for (const std::string& path : args.data) {
     const Json samples = Json::read_file(path);
     check(samples.is_array(), path, ": found no array, expected one of samples");
@@ -71,15 +76,31 @@ int run_data_tokenizer(const DataTokenizerArgs& args) {
       texts.push_back(conversation_text(samples.at(i).at("conversations"), form));
     }
   }
-  check(!texts.empty(), args.data.front(), ": found no samples, expected some to learn from");
+  check(!texts.empty(), args.data.empty() ? args.text.front() : args.data.front(),
+        ": found no samples, expected some to learn from");
   const Tokenizer tokenizer = train_bpe(texts, args.options);
   make_parent(args.out);
   tokenizer.save(args.out);
-  std::cout << args.out << ": " << tokenizer.vocab_size() << " tokens from " << texts.size() << " conversations\n";
+  std::cout << args.out << ": " << tokenizer.vocab_size() << " tokens from " << texts.size()
+            << (args.data.empty() ? " texts\n" : " conversations\n");
   return kExitOk;
 }
 
+namespace {
+
+std::string text_summary(const TextPackReport& report) {
+  std::string text = cat(report.rows, " rows of ", report.documents, " texts, ", report.tokens, " tokens for ",
+                         report.bytes, " bytes, ", report.predicted, " learnt from");
+  for (const auto& [reason, count] : report.skipped) text += cat("\nskipped ", count, ": ", reason);
+  for (const std::string& message : report.messages) text += "\n  " + message;
+  return text;
+}
+
+}  // namespace
+
 int run_data_pack(const DataPackArgs& args) {
+  check(args.options.json_path.empty() != args.text.empty(), "data pack: found ",
+        args.text.empty() ? "neither --data nor" : "both --data and", " --text, expected one of them");
   const Tokenizer tokenizer = Tokenizer::read_file(args.tokenizer);
   make_parent(args.options.output);
   const bool terminal = ::isatty(STDERR_FILENO) == 1;
@@ -87,9 +108,18 @@ int run_data_pack(const DataPackArgs& args) {
     if (terminal && total > 0)
       std::fprintf(stderr, "\rpacking %3.0f %%", 100.0 * static_cast<double>(done) / static_cast<double>(total));
   };
-  const PackReport report = pack_dataset(args.options, tokenizer, progress);
+  std::string summary;
+  if (args.text.empty()) {
+    PackOptions options = args.options;
+    options.form = load_template(options.template_name);
+    summary = pack_summary(pack_dataset(options, tokenizer, progress));
+  } else {
+    const PackOptions& o = args.options;
+    summary =
+        text_summary(pack_texts({args.text, o.output, o.max_length, args.end_token, o.skip_bad}, tokenizer, progress));
+  }
   if (terminal) std::fputs("\r\033[K", stderr);
-  std::cout << args.options.output << ": " << pack_summary(report) << "\n";
+  std::cout << args.options.output << ": " << summary << "\n";
   return kExitOk;
 }
 

@@ -1,4 +1,5 @@
-// eval: exact match of generated answers on a pack, by kind of question, and agreement with a teacher's answers.
+// eval: exact match of generated answers on a pack, by kind of question, and agreement with a teacher's answers; or
+// perplexity.
 #include <chrono>
 #include <iomanip>
 #include <iostream>
@@ -12,6 +13,7 @@
 #include "data/loader.h"
 #include "distill/generate.h"
 #include "launch/commands.h"
+#include "launch/eval_perplexity.h"
 #include "launch/model_folder.h"
 #include "launch/runtime.h"
 
@@ -60,7 +62,8 @@ Answers answer(Context& ctx, const LoadedModel& model, const Tokenizer& tokenize
   const ImagePreprocess how = preprocess_of(model.config);
   GenerateOptions options;
   options.max_new_tokens = args.max_new_tokens;
-  options.end_token = tokenizer.token_to_id(find_template(data.info().template_name).end_token).value_or(-1);
+  options.end_token = tokenizer.token_to_id(data.form().end_token).value_or(-1);
+  options.other_end_tokens = model.config.text.end_tokens;
   Answers out;
   const auto start = std::chrono::steady_clock::now();
   for (size_t begin = 0; begin < questions.size(); begin += static_cast<size_t>(args.micro)) {
@@ -120,7 +123,13 @@ int run_eval(Process& process, const EvalArgs& args) {
   PackExpectation expected;
   expected.vocab_size = model.config.text.vocab;
   expected.tokens_per_image = model.config.tokens_per_image();
+  expected.text_only = !model.config.vision;
   const Dataset data(args.data, expected);
+  if (data.is_text() || args.perplexity) {
+    check(data.info().tokenizer_sha256 == tokenizer.sha256(), args.data, ": found tokenizer_sha256 ",
+          data.info().tokenizer_sha256, ", expected that of the model's tokenizer, ", tokenizer.sha256());
+    return run_perplexity(runtime, args, model, data, dtype);
+  }
   const EvalSet set(data, tokenizer, EvalHistory::none);
   const int64_t n = args.samples > 0 ? std::min(args.samples, set.size()) : set.size();
   check(n > 0, args.data, ": no questions to evaluate");

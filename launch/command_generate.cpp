@@ -1,13 +1,14 @@
 // generate: one answer, written as it appears.
 #include <iostream>
+#include <optional>
 
 #include "core/file.h"
-#include "data/conversation.h"
 #include "data/image.h"
 #include "distill/generate.h"
 #include "launch/commands.h"
 #include "launch/model_folder.h"
 #include "launch/runtime.h"
+#include "launch/template_file.h"
 
 namespace matvlm {
 
@@ -17,13 +18,17 @@ int run_generate(Process& process, const GenerateArgs& args) {
   Context& ctx = runtime.ctx();
   const LoadedModel model = load_model(ctx, args.model, dtype);
   const Tokenizer tokenizer = load_tokenizer(model);
-  const ConversationTemplate& form = find_template("phi");
+  std::string name = args.template_name;
+  if (name == "auto") name = model.config.text.model_type == "phi" ? "phi" : "none";
+  std::optional<ConversationTemplate> form;
+  if (name != "none") form = load_template(name);
 
   TokenRows prompt;
   Tensor image_tokens;
-  std::string question = without_image_mark(args.prompt);
+  std::string question = form ? without_image_mark(args.prompt) : args.prompt;
   if (!args.image.empty()) {
     check(model.config.vision.has_value(), args.model, ": the model has no vision tower, --image cannot be used");
+    check(form.has_value(), "--template: found none, expected a template with --image");
     question = with_image_mark(question);
     const ImagePreprocess how = preprocess_of(model.config);
     const std::string bytes = read_file(args.image);
@@ -32,7 +37,14 @@ int run_generate(Process& process, const GenerateArgs& args) {
     preprocess_image(decode_image(std::span(begin, bytes.size()), args.image), how, pixels.data());
     image_tokens = encode_images(ctx, model.vlm, pixels, 1, dtype);
   }
-  prompt.ids = encode_prompt({{question, "", ""}}, form, tokenizer);
+  if (form) {
+    prompt.ids = encode_prompt({{question, "", ""}}, *form, tokenizer);
+  } else {
+    prompt.ids = tokenizer.prefix_ids();
+    const std::vector<int32_t> ids = tokenizer.encode(question);
+    prompt.ids.insert(prompt.ids.end(), ids.begin(), ids.end());
+    check(!prompt.ids.empty(), "--prompt: found an empty text, expected one to continue");
+  }
   const int64_t positions =
       static_cast<int64_t>(prompt.ids.size()) + (args.image.empty() ? 0 : model.config.tokens_per_image() - 1);
   check(positions < model.config.text.max_positions, "--prompt: found ", positions,
@@ -43,7 +55,8 @@ int run_generate(Process& process, const GenerateArgs& args) {
 
   GenerateOptions options;
   options.max_new_tokens = args.max_new_tokens;
-  options.end_token = tokenizer.token_to_id(form.end_token).value_or(-1);
+  if (form) options.end_token = tokenizer.token_to_id(form->end_token).value_or(-1);
+  options.other_end_tokens = model.config.text.end_tokens;
   options.temperature = args.temperature;
   options.seed = static_cast<uint64_t>(args.seed);
   StreamDecoder decoder(tokenizer, true);
@@ -51,7 +64,7 @@ int run_generate(Process& process, const GenerateArgs& args) {
   generate_tokens(ctx, model.vlm, prompt, image_tokens, dtype, options, [&](int64_t, int32_t token) {
     std::string text = decoder.add(token);
     // The space after `ASSISTANT:` belongs to the template.
-    if (first && text.starts_with(' ')) text.erase(0, 1);
+    if (form && first && text.starts_with(form->answer_prefix)) text.erase(0, form->answer_prefix.size());
     first = first && text.empty();
     std::cout << text << std::flush;
   });

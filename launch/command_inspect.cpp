@@ -91,7 +91,7 @@ void print_run(const std::string& path) {
 void print_pack(const std::string& path, bool stats) {
   const Dataset pack(path);
   const PackInfo& info = pack.info();
-  std::cout << "pack, version " << kPackVersion << ": " << pack.size() << " samples, " << pack.n_tokens() << " tokens, "
+  std::cout << "pack, version " << info.version << ": " << pack.size() << " samples, " << pack.n_tokens() << " tokens, "
             << pack.n_images() << " pictures\n";
   std::cout << "template " << info.template_name << ", vocabulary " << info.vocab_size << ", tokenizer "
             << info.tokenizer_sha256 << "\n";

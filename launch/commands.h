@@ -49,8 +49,9 @@ struct EvalArgs {
   int64_t samples = 0;  // 0 = all of the pack
   int64_t micro = 16;   // samples per forward
   int64_t max_new_tokens = 32;
-  int64_t show = 0;  // answers to print
-  std::string json;  // file for the results; empty = none
+  int64_t show = 0;         // answers to print
+  bool perplexity = false;  // of the labels, in place of generated answers; text packs allow nothing else
+  std::string json;         // file for the results; empty = none
   std::string device = "auto";
   std::string precision = "f32";
 };
@@ -60,6 +61,8 @@ struct GenerateArgs {
   std::string model;
   std::string image;  // empty = text only
   std::string prompt;
+  std::string template_name = "auto";  // a template's name, a YAML file, `none` (the prompt is continued as it is);
+                                       // auto: phi for a Phi, none for other language models
   int64_t max_new_tokens = 128;
   double temperature = 0.0;  // 0 = greedy
   int64_t seed = 0;          // of the sampling
@@ -76,17 +79,21 @@ struct ExportArgs {
   std::string precision = "f32";  // dtype of the written weights, f32 or bf16
 };
 
-// matvlm data tokenizer --data JSON... --out FILE
+// matvlm data tokenizer --data JSON... | --text FILE... --out FILE
 struct DataTokenizerArgs {
   std::vector<std::string> data;  // LLaVA JSON files whose conversations are learnt from
-  std::string out;                // tokenizer.json
+  std::vector<std::string> text;  // plain texts, as of DataPackArgs
+  std::string template_name = "phi";
+  std::string out;  // tokenizer.json
   BpeTrainerOptions options;
 };
 
-// matvlm data pack --data JSON --images DIR --tokenizer FILE --out FILE
+// matvlm data pack --data JSON [--images DIR] | --text FILE... --tokenizer FILE --out FILE
 struct DataPackArgs {
   PackOptions options;
-  std::string tokenizer;  // tokenizer.json
+  std::vector<std::string> text;  // text and .jsonl files in place of options.json_path
+  std::string end_token;          // of texts; empty: by the tokenizer
+  std::string tokenizer;          // tokenizer.json
 };
 
 // matvlm inspect FILE

@@ -109,7 +109,9 @@ void declare_loss(KeyTable& t) {
   t.key("loss.reduction", MEMBER(loss.reduction),
         "published: sums over a sample's positions, mean over samples; per_token: mean over positions");
   t.key("loss.positions", MEMBER(loss.positions), "positions that logit and layer losses count");
-  t.key("loss.layer_at", MEMBER(loss.layer_at), "sequential blocks: compare before the MLP (mixer) or after (block)");
+  t.key("loss.layer_at", MEMBER(loss.layer_at),
+        "sequential blocks: compare before the MLP (mixer) or after (block); the last layer, when it is a Mamba-2 one, "
+        "is always compared behind the final norm");
 }
 
 void declare_optimizer(KeyTable& t) {

@@ -92,6 +92,19 @@ else()
   message(STATUS "without `matvlm data emoji`: it needs libfreetype-dev libharfbuzz-dev libpugixml-dev pkg-config")
 endif()
 
+# Tokenizers with other pre-tokenisation patterns than the common ones need PCRE2.
+set(MATVLM_HAVE_PCRE2 FALSE)
+if(PkgConfig_FOUND)
+  pkg_check_modules(PCRE2 QUIET IMPORTED_TARGET libpcre2-8>=10.40)
+endif()
+if(TARGET PkgConfig::PCRE2)
+  set(MATVLM_HAVE_PCRE2 TRUE)
+  list(APPEND MATVLM_DATA_LIBRARIES PkgConfig::PCRE2)
+  message(STATUS "found PCRE2 ${PCRE2_VERSION}")
+else()
+  message(STATUS "without PCRE2: tokenizers of GPT-2's, Llama 3's and Qwen 2's patterns only; it needs libpcre2-dev pkg-config")
+endif()
+
 # CUDA, cuDNN and NCCL are optional.
 set(MATVLM_HAVE_CUDA FALSE)
 set(MATVLM_HAVE_NCCL FALSE)

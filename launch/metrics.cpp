@@ -124,6 +124,7 @@ void MetricsLog::step(const StepMetrics& metrics) {
   line.set("step", metrics.step).set("samples", metrics.samples).set("loss", losses);
   line.set("grad_norm", metrics.grad_norm).set("lr", metrics.lr).set("tokens_per_second", metrics.tokens_per_second);
   line.set("memory_bytes", metrics.memory_bytes).set("data_wait", metrics.data_wait);
+  line.set("comm_wait_ms", metrics.comm_wait_ms);
   line.set("eta_seconds", metrics.eta_seconds);
   append(line);
   log_info(step_line(metrics));

@@ -21,6 +21,7 @@ struct StepMetrics {
   double tokens_per_second = 0;  // positions of the student, over all ranks
   int64_t memory_bytes = 0;      // peak of the device's allocator on this rank
   double data_wait = 0;          // fraction of the time spent waiting for batches, 0 to 1
+  double comm_wait_ms = 0;       // of an update: wait for the sum of the gradients after backward, on this rank
   double eta_seconds = 0;        // until schedule.total
 };
 

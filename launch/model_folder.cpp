@@ -4,6 +4,7 @@
 #include <bit>
 #include <cmath>
 #include <filesystem>
+#include <map>
 #include <set>
 
 #include "core/file.h"
@@ -97,10 +98,11 @@ std::vector<std::string> extra_names(const RunTensors& tensors) {
 
 void write_tensors(const RunTensors& tensors, const std::string& path, DType dtype) {
   std::vector<TensorSpec> specs;
-  std::set<std::string> own;
+  std::map<std::string, std::string> own;  // name in the file -> of the model
   for (const ModelTensor& t : model_tensors(tensors.config)) {
-    specs.push_back({t.name, t.keep_float32 ? DType::f32 : dtype, t.shape});
-    own.insert(t.name);
+    const std::string name = export_name(tensors.config, t.name);
+    specs.push_back({name, t.keep_float32 ? DType::f32 : dtype, t.shape});
+    own[name] = t.name;
   }
   for (const std::string& name : extra_names(tensors)) {
     const SafetensorsInfo& info = tensors.frozen->info(name);
@@ -112,7 +114,7 @@ void write_tensors(const RunTensors& tensors, const std::string& path, DType dty
       writer.append(spec.name, tensors.frozen->bytes(spec.name));
       continue;
     }
-    const std::vector<float> values = tensors.values(spec.name);
+    const std::vector<float> values = tensors.values(own.at(spec.name));
     check(static_cast<int64_t>(values.size()) == shape_numel(spec.shape), path, ": no values for '", spec.name, "'");
     writer.append_floats(spec.name, values);
   }

@@ -59,6 +59,7 @@ PackExpectation expectation(const RunConfig& config, const TrainingModels& model
   PackExpectation e;
   e.vocab_size = models.config.text.vocab;
   e.tokens_per_image = models.config.tokens_per_image();
+  e.text_only = !models.config.vision;
   e.tokenizer_sha256 = Tokenizer::read_file(models.tokenizer_file).sha256();
   static_cast<void>(config);
   return e;
@@ -103,6 +104,7 @@ MicroBatch to_micro_batch(Batch batch) {
   out.rows.labels = std::move(batch.labels);
   out.rows.cu = std::move(batch.cu_seqlens);
   out.rows.image_of_row = std::move(batch.image_of_row);
+  out.rows.sequences = std::move(batch.sequences);
   return out;
 }
 
@@ -225,6 +227,8 @@ double TrainingRun::eta() const {
 void TrainingRun::report(const UpdateReport& update, double seconds, double waited) {
   seconds_ += seconds;
   waited_ += waited;
+  comm_waited_ += update.comm_wait;
+  ++updates_;
   tokens_ += update.tokens;
   samples_ += update.counts.samples;
   const bool last = state_.samples >= config_.schedule.total;
@@ -246,11 +250,12 @@ void TrainingRun::report(const UpdateReport& update, double seconds, double wait
     m.tokens_per_second = static_cast<double>(tokens_) / seconds_;
     m.memory_bytes = runtime_.ctx().allocator()->stats().peak;
     m.data_wait = waited_ / seconds_;
+    m.comm_wait_ms = 1000 * comm_waited_ / static_cast<double>(updates_);
     m.eta_seconds = eta();
     metrics_->step(m);
   }
-  seconds_ = waited_ = 0;
-  tokens_ = samples_ = 0;
+  seconds_ = waited_ = comm_waited_ = 0;
+  tokens_ = samples_ = updates_ = 0;
 }
 
 bool TrainingRun::evaluation_due() const {
@@ -310,8 +315,9 @@ void TrainingRun::evaluate() {
     state_.best_score = -total;
     state_.best_update = state_.update;
   }
-  log_info(cat("held out, update ", state_.update, ": total ", total, ", ce ", ce, ", answer tokens right ",
-               100.0 * correct, " %", models_.teacher ? cat(", arg max agrees ", 100.0 * agree, " %") : "",
+  log_info(cat("held out, update ", state_.update, ": total ", total, ", ce ", ce,
+               heldout_->is_text() ? cat(", perplexity ", std::exp(ce)) : "", ", answer tokens right ", 100.0 * correct,
+               " %", models_.teacher ? cat(", arg max agrees ", 100.0 * agree, " %") : "",
                best ? ", best so far" : ""));
   if (metrics_) {
     metrics_->event("eval", state_.update,

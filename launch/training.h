@@ -56,8 +56,8 @@ class TrainingRun {
   std::unique_ptr<MetricsLog> metrics_;  // rank 0
   int64_t saved_update_ = -1;
   // Since the last logged line.
-  double seconds_ = 0, waited_ = 0;
-  int64_t tokens_ = 0, samples_ = 0;
+  double seconds_ = 0, waited_ = 0, comm_waited_ = 0;
+  int64_t tokens_ = 0, samples_ = 0, updates_ = 0;
   double samples_per_second_ = 0;
 };
 

@@ -2,69 +2,19 @@
 #include "layers/config.h"
 
 #include <algorithm>
-#include <cmath>
 #include <filesystem>
 
 #include "core/error.h"
 #include "core/file.h"
+#include "layers/config_text.h"
 
 namespace matvlm {
 namespace {
-
-int64_t positive(const Json& json, const char* key) {
-  const int64_t value = json.at(key).as_int();
-  check(value > 0, json.where(), ": key '", key, "': found ", value, ", expected a positive number");
-  return value;
-}
 
 void expect_activation(const Json& json, const std::string& expected, const std::string& also) {
   const std::string found = json.get("hidden_act", expected.c_str());
   check(found == expected || found == also, json.where(), ": key 'hidden_act': found '", found, "', expected '",
         expected, "'");
-}
-
-double rotary_option(const Json& text, const char* key, double otherwise) {
-  if (text.has("rope_parameters") && text.at("rope_parameters").is_object()) {
-    const Json rope = text.at("rope_parameters");
-    const std::string type = rope.get("rope_type", "default");
-    check(type == "default", rope.where(), ": key 'rope_type': found '", type, "', expected 'default'");
-    if (rope.has(key)) return rope.at(key).as_double();
-  }
-  return text.get(key, otherwise);
-}
-
-TextConfig text_config(const Json& json) {
-  TextConfig c;
-  c.model_type = json.get("model_type", "phi");
-  check(c.model_type == "phi", json.where(), ": key 'model_type': found '", c.model_type, "', expected 'phi'");
-  expect_activation(json, "gelu_new", "gelu_pytorch_tanh");
-  check(!json.has("rope_scaling") || json.at("rope_scaling").is_null(), json.where(),
-        ": key 'rope_scaling': found a value, which is not supported");
-  check(!json.get("qk_layernorm", false), json.where(), ": key 'qk_layernorm': found true, which is not supported");
-  c.hidden = positive(json, "hidden_size");
-  c.layers = positive(json, "num_hidden_layers");
-  c.heads = positive(json, "num_attention_heads");
-  c.kv_heads = json.get("num_key_value_heads", c.heads);
-  const int64_t head_dim = json.get("head_dim", 0);  // 0: not given
-  check(head_dim != 0 || c.hidden % c.heads == 0, json.where(), ": key 'num_attention_heads': found ", c.heads,
-        ", expected a divisor of the width ", c.hidden);
-  c.head_dim = head_dim != 0 ? head_dim : c.hidden / c.heads;
-  c.mlp = positive(json, "intermediate_size");
-  c.vocab = positive(json, "vocab_size");
-  c.norm_eps = json.get("layer_norm_eps", 1e-5);
-  c.max_positions = json.get("max_position_embeddings", 2048);
-  c.rope_theta = rotary_option(json, "rope_theta", 10000.0);
-  const double factor = rotary_option(json, "partial_rotary_factor", 0.5);
-  c.rotary_dims = static_cast<int64_t>(factor * static_cast<double>(c.head_dim));
-  c.tied_head = json.get("tie_word_embeddings", false);
-  check(!c.tied_head, json.where(), ": key 'tie_word_embeddings': found true, expected false for phi");
-  check(c.kv_heads > 0 && c.heads % c.kv_heads == 0, json.where(), ": key 'num_key_value_heads': found ", c.kv_heads,
-        ", expected a divisor of the ", c.heads, " heads");
-  check(c.head_dim > 0, json.where(), ": key 'head_dim': found ", c.head_dim, ", expected a positive number");
-  check(c.rotary_dims % 2 == 0 && c.rotary_dims >= 0 && c.rotary_dims <= c.head_dim, json.where(),
-        ": key 'partial_rotary_factor': found ", factor, ", which rotates ", c.rotary_dims, " of ", c.head_dim,
-        " dimensions, expected an even number");
-  return c;
 }
 
 VisionConfig vision_config(const Json& json, const std::string& select_strategy, int64_t feature_layer) {
@@ -120,33 +70,6 @@ MambaConfig mamba_config(const Json& json, const TextConfig& text) {
   return m;
 }
 
-Json phi_json(const TextConfig& c) {
-  Json rope = Json::object();
-  const double factor = static_cast<double>(c.rotary_dims) / static_cast<double>(c.head_dim);
-  // The reader truncates factor * head_dim; a factor a hair too small would lose two dimensions.
-  const double safe = std::floor(factor * static_cast<double>(c.head_dim)) == static_cast<double>(c.rotary_dims)
-                          ? factor
-                          : std::nextafter(factor, 1.0);
-  rope.set("rope_type", "default").set("rope_theta", c.rope_theta).set("partial_rotary_factor", safe);
-  return Json::object()
-      .set("model_type", c.model_type)
-      .set("hidden_size", c.hidden)
-      .set("intermediate_size", c.mlp)
-      .set("num_hidden_layers", c.layers)
-      .set("num_attention_heads", c.heads)
-      .set("num_key_value_heads", c.kv_heads)
-      .set("head_dim", c.head_dim)
-      .set("vocab_size", c.vocab)
-      .set("hidden_act", "gelu_new")
-      .set("layer_norm_eps", c.norm_eps)
-      .set("max_position_embeddings", c.max_positions)
-      .set("partial_rotary_factor", safe)
-      .set("rope_theta", c.rope_theta)
-      .set("rope_parameters", rope)
-      .set("qk_layernorm", false)
-      .set("tie_word_embeddings", false);
-}
-
 Json siglip_json(const VisionConfig& c) {
   return Json::object()
       .set("model_type", "siglip_vision_model")
@@ -178,7 +101,7 @@ void check_ssm_layers(const std::vector<int64_t>& ssm_layers, int64_t layers, co
 
 ModelConfig model_config_from_json(const Json& text, const Json& vision, const std::string& select_strategy) {
   ModelConfig c;
-  c.text = text_config(text);
+  c.text = text_config_from_json(text);
   if (vision.is_object()) c.vision = vision_config(vision, select_strategy, -2);
   return c;
 }
@@ -187,7 +110,7 @@ ModelConfig read_model_config(const std::string& dir) {
   const Json json = Json::read_file(dir + "/config.json");
   ModelConfig c;
   const bool wrapped = json.has("text_config");
-  c.text = text_config(wrapped ? json.at("text_config") : json);
+  c.text = text_config_from_json(wrapped ? json.at("text_config") : json);
   if (json.has("vision_config") && json.at("vision_config").is_object()) {
     const std::string select = json.get("vision_feature_select_strategy", "patch");
     c.vision = vision_config(json.at("vision_config"), select, json.get("vision_feature_layer", -2));
@@ -202,20 +125,24 @@ ModelConfig read_model_config(const std::string& dir) {
 }
 
 void write_model_config(const ModelConfig& config, const std::string& dir) {
-  Json json = Json::object();
   Json architectures = Json::array();
-  architectures.push(Json::of(std::string_view("TinyLlavaForConditionalGeneration")));
-  json.set("model_type", "tinyllava").set("architectures", architectures);
-  json.set("text_config", phi_json(config.text)).set("hidden_size", config.text.hidden);
-  json.set("vocab_size", config.text.vocab);
+  Json json = config.vision ? Json::object() : text_config_json(config.text);
   if (config.vision) {
-    json.set("vision_config", siglip_json(*config.vision))
+    architectures.push(Json::of(std::string_view("TinyLlavaForConditionalGeneration")));
+    json.set("model_type", "tinyllava")
+        .set("text_config", text_config_json(config.text))
+        .set("hidden_size", config.text.hidden)
+        .set("vocab_size", config.text.vocab)
+        .set("vision_config", siglip_json(*config.vision))
         .set("vision_hidden_size", config.vision->hidden)
         .set("connector_type", "mlp2x_gelu")
         .set("vision_feature_layer", config.vision->feature_layer)
         .set("vision_feature_select_strategy", config.vision->drop_first_patch ? "patch" : "cls_patch")
         .set("image_aspect_ratio", config.image_aspect);
+  } else {
+    architectures.push(Json::of(std::string_view(text_architecture(config.text))));
   }
+  json.set("architectures", architectures);
   if (config.max_length > 0) json.set("tokenizer_model_max_length", config.max_length);
   write_file_atomic(dir + "/config.json", json.dump(2) + "\n");
   if (config.mamba.ssm_layers.empty()) return;

@@ -1,5 +1,5 @@
-// Sizes and switches of a model, read from a checkpoint's config.json (TinyLLaVA layout: a Phi text_config, a SigLIP
-// vision_config) and its mamba_config.json. Phi and Llama are two descriptions of one block.
+// Sizes and switches of a model, read from a checkpoint's config.json (TinyLLaVA layout: a text_config and a SigLIP
+// vision_config; or a language model's own) and its mamba_config.json. Phi and Llama are two descriptions of one block.
 #pragma once
 
 #include <cstdint>
@@ -24,9 +24,19 @@ struct BlockSpec {
   bool mlp_bias = true;
 };
 
+// Rotary frequencies of a model whose context was stretched after its training.
+enum class RopeScalingKind { none, linear, llama3 };
+struct RopeScaling {
+  RopeScalingKind kind = RopeScalingKind::none;
+  double factor = 1.0;
+  double low_freq_factor = 1.0;   // llama3: turns over the original context below which a pair is slowed down,
+  double high_freq_factor = 4.0;  // and above which it stays
+  int64_t original_max_positions = 8192;
+};
+
 struct TextConfig {
-  std::string model_type = "phi";
-  int64_t hidden = 0;  // D
+  std::string model_type = "phi";  // phi, llama, qwen2
+  int64_t hidden = 0;              // D
   int64_t layers = 0;
   int64_t heads = 0;        // H
   int64_t kv_heads = 0;     // K
@@ -35,12 +45,17 @@ struct TextConfig {
   int64_t vocab = 0;        // V
   int64_t rotary_dims = 0;  // even
   double rope_theta = 10000.0;
+  RopeScaling rope_scaling;
   double norm_eps = 1e-5;
   int64_t max_positions = 2048;
   bool head_bias = true;
   bool tied_head = false;
+  std::vector<int64_t> end_tokens;  // ids that end a text (eos_token_id)
   BlockSpec block;
 };
+
+// Turns (in radians) per position of each of the rotary_dims / 2 pairs, scaling applied.
+std::vector<double> rope_frequencies(const TextConfig& config);
 
 struct VisionConfig {
   int64_t hidden = 0;
@@ -81,7 +96,8 @@ struct ModelConfig {
 ModelConfig model_config_from_json(const Json& text, const Json& vision, const std::string& select_strategy);
 // DIR/config.json and, when it is there, DIR/mamba_config.json.
 ModelConfig read_model_config(const std::string& dir);
-// Writes DIR/config.json and, for a student, DIR/mamba_config.json.
+// Writes DIR/config.json and, for a student, DIR/mamba_config.json. A model without a vision tower is written as the
+// language model's own config.
 void write_model_config(const ModelConfig& config, const std::string& dir);
 // Throws unless every layer is in [0, layers) and the list ascends without repeats. `where` heads the message.
 void check_ssm_layers(const std::vector<int64_t>& ssm_layers, int64_t layers, const std::string& where = "ssm_layers");

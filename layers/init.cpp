@@ -1,5 +1,6 @@
 #include "layers/init.h"
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
@@ -23,7 +24,7 @@ void copy_rows(std::vector<float>& out, int64_t begin, const std::string& name, 
   std::copy(source.begin(), source.end(), out.begin() + begin);
 }
 
-// in_proj.weight (columns = D) or in_proj.bias (columns = 1).
+// in_proj.weight (columns = D) or in_proj.bias (columns = 1). Where the attention has no biases the mixer's are 0.
 void init_in_proj(std::vector<float>& out, const TextConfig& c, const std::string& layer, const std::string& kind,
                   int64_t columns, const ValueSource* attention, const Rng& rng) {
   fill_uniform(out, 0, static_cast<int64_t>(out.size()), 1.0 / std::sqrt(static_cast<double>(c.hidden)), rng);
@@ -33,7 +34,11 @@ void init_in_proj(std::vector<float>& out, const TextConfig& c, const std::strin
   const std::pair<const char*, int64_t> parts[] = {{"v_proj", group}, {"k_proj", group}, {"q_proj", inner}};
   int64_t row = inner;
   for (const auto& [part, rows] : parts) {
-    copy_rows(out, row * columns, layer + "self_attn." + part + kind, *attention, rows * columns);
+    if (kind == ".bias" && !c.block.qkv_bias) {
+      std::fill_n(out.begin() + row, rows, 0.0F);
+    } else {
+      copy_rows(out, row * columns, layer + "self_attn." + part + kind, *attention, rows * columns);
+    }
     row += rows;
   }
 }
@@ -69,8 +74,9 @@ std::vector<float> init_mamba_tensor(const ModelConfig& config, int64_t layer, c
     }
   } else if (part == "D" || part == "norm.weight") {
     out.assign(out.size(), 1.0F);
-  } else if (attention != nullptr) {  // out_proj
-    copy_rows(out, 0, prefix + "self_attn.dense" + part.substr(std::string("out_proj").size()), *attention, n);
+  } else if (attention != nullptr) {  // out_proj; a bias that the attention lacks is 0
+    if (part == "out_proj.bias" && !c.block.dense_bias) return out;
+    copy_rows(out, 0, prefix + attention_output_name(c) + part.substr(std::string("out_proj").size()), *attention, n);
   } else {
     fill_uniform(out, 0, n, 1.0 / std::sqrt(static_cast<double>(c.heads * c.head_dim)), rng);
   }
@@ -89,8 +95,8 @@ std::vector<float> init_random_tensor(const ModelConfig& config, const ModelTens
   const int64_t fan_in = shape_numel(tensor.shape) / tensor.shape[0];
   double deviation = table ? 0.02 : 1.0 / std::sqrt(static_cast<double>(fan_in));
   const bool in_tower = name.starts_with("vision_tower");
-  if (name.ends_with("mlp.fc2.weight") || name.ends_with(".dense.weight") || name.ends_with("out_proj.weight") ||
-      name.ends_with("down_proj.weight")) {
+  if (name.ends_with("mlp.fc2.weight") || name.ends_with(".dense.weight") || name.ends_with(".o_proj.weight") ||
+      name.ends_with("out_proj.weight") || name.ends_with("down_proj.weight")) {
     const int64_t layers = in_tower && config.vision ? config.vision->layers : config.text.layers;
     deviation /= std::sqrt(2.0 * static_cast<double>(layers));
   }

@@ -17,19 +17,19 @@
 namespace matvlm {
 namespace {
 
-AttentionMixer make_attention(const ModelWeights& weights, const TextConfig& c, const std::string& prefix) {
+AttentionMixer make_attention(const ModelWeights& weights, const TextConfig& c, const std::string& layer) {
+  const std::string prefix = layer + "self_attn.";
   AttentionMixer m;
   m.heads = c.heads;
   m.kv_heads = c.kv_heads;
   m.head_dim = c.head_dim;
-  m.rotary_dims = c.rotary_dims;
-  m.rope_theta = c.rope_theta;
+  m.frequencies = rope_frequencies(c);
   const int64_t q = c.heads * c.head_dim;
   const int64_t kv = c.kv_heads * c.head_dim;
   m.q = make_affine(weights, prefix + "q_proj", {q, c.hidden}, c.block.qkv_bias);
   m.k = make_affine(weights, prefix + "k_proj", {kv, c.hidden}, c.block.qkv_bias);
   m.v = make_affine(weights, prefix + "v_proj", {kv, c.hidden}, c.block.qkv_bias);
-  m.dense = make_affine(weights, prefix + "dense", {c.hidden, q}, c.block.dense_bias);
+  m.dense = make_affine(weights, layer + attention_output_name(c), {c.hidden, q}, c.block.dense_bias);
   return m;
 }
 
@@ -74,9 +74,9 @@ Var run_attention(Graph& g, const AttentionMixer& m, const Var& x, const Pass& p
   Var q = run_affine(g, m.q, x);
   Var k = run_affine(g, m.k, x);
   const Var v = run_affine(g, m.v, x);
-  if (m.rotary_dims > 0) {
-    q = rotary(g, q, m.heads, m.head_dim, m.rotary_dims, m.rope_theta, pass.positions);
-    k = rotary(g, k, m.kv_heads, m.head_dim, m.rotary_dims, m.rope_theta, pass.positions);
+  if (!m.frequencies.empty()) {
+    q = rotary(g, q, m.heads, m.head_dim, m.frequencies, pass.positions);
+    k = rotary(g, k, m.kv_heads, m.head_dim, m.frequencies, pass.positions);
   }
   const AttentionShape shape{m.heads, m.kv_heads, m.head_dim, m.causal,
                              1.0 / std::sqrt(static_cast<double>(m.head_dim))};
@@ -148,7 +148,7 @@ Block make_text_block(const ModelWeights& weights, const ModelConfig& config, in
   if (config.mamba.contains(layer)) {
     block.mixer = make_mamba(weights, config, prefix + "mamba.");
   } else {
-    block.mixer = make_attention(weights, c, prefix + "self_attn.");
+    block.mixer = make_attention(weights, c, prefix);
   }
   block.mlp = make_mlp(weights, prefix + "mlp.", c.hidden, c.mlp, c.block);
   return block;

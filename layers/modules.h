@@ -3,6 +3,7 @@
 
 #include <string>
 #include <variant>
+#include <vector>
 
 #include "autograd/graph.h"
 #include "layers/config.h"
@@ -27,8 +28,7 @@ struct Mlp {
 struct AttentionMixer {
   Affine q, k, v, dense;
   int64_t heads = 0, kv_heads = 0, head_dim = 0;
-  int64_t rotary_dims = 0;  // 0: no rotary (vision)
-  double rope_theta = 10000.0;
+  std::vector<double> frequencies;  // of the rotary pairs; empty: no rotary (vision)
   bool causal = true;
 };
 struct MambaMixer {

@@ -49,8 +49,9 @@ struct RowBuilder {
 std::vector<int32_t> SplicedRows::targets() const {
   std::vector<int32_t> out(labels.size(), kNoLabel);
   if (labels.empty()) return out;
-  for (size_t b = 0; b + 1 < cu.size(); ++b) {
-    for (int64_t t = cu[b]; t + 1 < cu[b + 1]; ++t) {
+  const std::vector<int64_t>& ends = sequence_cu();
+  for (size_t b = 0; b + 1 < ends.size(); ++b) {
+    for (int64_t t = ends[b]; t + 1 < ends[b + 1]; ++t) {
       out[static_cast<size_t>(t)] = labels[static_cast<size_t>(t) + 1];
     }
   }
@@ -63,14 +64,41 @@ std::vector<uint8_t> SplicedRows::answers() const {
   return out;
 }
 
+namespace {
+
+// Every row's boundary must be a sequence's.
+void check_sequences(const TokenRows& rows) {
+  if (rows.sequences.empty()) return;
+  check(std::is_sorted(rows.sequences.begin(), rows.sequences.end()) &&
+            std::includes(rows.sequences.begin(), rows.sequences.end(), rows.cu.begin(), rows.cu.end()) &&
+            rows.sequences.back() == rows.cu.back(),
+        "[splice] boundaries of texts do not fit the rows");
+}
+
+// Boundaries of the texts of input row [begin, end), which now is the last row of `out`.
+void push_sequences(const TokenRows& rows, int64_t begin, int64_t end, SplicedRows& out) {
+  if (rows.sequences.empty()) return;
+  const int64_t start = out.cu[out.cu.size() - 2];
+  const auto first = std::upper_bound(rows.sequences.begin(), rows.sequences.end(), begin);
+  for (auto at = first; at != rows.sequences.end() && *at < end; ++at) {
+    const int64_t moved = start + *at - begin;
+    if (moved < out.cu.back()) out.sequences.push_back(moved);
+  }
+  out.sequences.push_back(out.cu.back());
+}
+
+}  // namespace
+
 SplicedRows splice_rows(const TokenRows& rows, int64_t patches, bool drop_first, int64_t max_length, int64_t vocab) {
   check(!rows.cu.empty() && rows.cu.back() == static_cast<int64_t>(rows.ids.size()) &&
             rows.image_of_row.size() + 1 == rows.cu.size(),
         "[splice] ids, boundaries and images do not fit together");
   check(rows.labels.empty() || rows.labels.size() == rows.ids.size(), "[splice] found ", rows.labels.size(),
         " labels for ", rows.ids.size(), " ids");
+  check_sequences(rows);
   RowBuilder builder{rows, patches, drop_first, vocab, {}};
   builder.out.cu.push_back(0);
+  if (!rows.sequences.empty()) builder.out.sequences.push_back(0);
   for (size_t b = 0; b + 1 < rows.cu.size(); ++b) {
     const auto row = static_cast<int64_t>(b);
     const int64_t begin = rows.cu[b];
@@ -78,6 +106,7 @@ SplicedRows splice_rows(const TokenRows& rows, int64_t patches, bool drop_first,
     const auto first = rows.ids.begin() + begin;
     const bool marked = std::find(first, rows.ids.begin() + end, kImageId) != rows.ids.begin() + end;
     check(marked || rows.image_of_row[b] < 0, "[splice] row ", row, " has an image but no image mark");
+    check(!marked || rows.sequences.empty(), "[splice] row ", row, " has an image mark beside several texts");
     if (max_length > 0) end = std::min(end, begin + max_length);
     builder.push_row(row, begin, end);
     const int64_t start = builder.out.cu.back();
@@ -86,6 +115,7 @@ SplicedRows splice_rows(const TokenRows& rows, int64_t patches, bool drop_first,
       if (!rows.labels.empty()) builder.out.labels.resize(static_cast<size_t>(start + max_length));
     }
     builder.out.cu.push_back(static_cast<int64_t>(builder.out.source.size()));
+    push_sequences(rows, begin, rows.cu[b + 1], builder.out);
   }
   return std::move(builder.out);
 }

@@ -6,7 +6,8 @@
 namespace matvlm {
 namespace {
 
-const std::string kLayers = "language_model.model.layers.";
+const std::string kText = "language_model.";
+const std::string kLayers = kText + "model.layers.";
 
 void add_affine(std::vector<ModelTensor>& out, const std::string& prefix, Shape weight, bool bias) {
   const int64_t rows = weight[0];
@@ -43,7 +44,7 @@ void add_attention(std::vector<ModelTensor>& out, const TextConfig& c, const std
   add_affine(out, layer + "self_attn.q_proj", {q, c.hidden}, c.block.qkv_bias);
   add_affine(out, layer + "self_attn.k_proj", {kv, c.hidden}, c.block.qkv_bias);
   add_affine(out, layer + "self_attn.v_proj", {kv, c.hidden}, c.block.qkv_bias);
-  add_affine(out, layer + "self_attn.dense", {c.hidden, q}, c.block.dense_bias);
+  add_affine(out, layer + attention_output_name(c), {c.hidden, q}, c.block.dense_bias);
 }
 
 void add_mlp(std::vector<ModelTensor>& out, const TextConfig& c, const std::string& layer) {
@@ -60,6 +61,10 @@ void add_mlp(std::vector<ModelTensor>& out, const TextConfig& c, const std::stri
 }  // namespace
 
 std::string text_layer_prefix(int64_t layer) { return cat(kLayers, layer, "."); }
+
+std::string attention_output_name(const TextConfig& config) {
+  return config.model_type == "phi" ? "self_attn.dense" : "self_attn.o_proj";
+}
 
 std::vector<ModelTensor> mamba_tensors(const ModelConfig& config, int64_t layer) {
   const TextConfig& c = config.text;
@@ -103,6 +108,8 @@ std::vector<ModelTensor> model_tensors(const ModelConfig& config) {
 bool is_unused_tensor(const ModelConfig& config, const std::string& name) {
   const std::string tower = "vision_tower._vision_tower.";
   if (name.ends_with("rotary_emb.inv_freq") || name.ends_with("position_ids")) return true;
+  // A head that is the embedding may be stored a second time.
+  if (config.text.tied_head && (name == "lm_head.weight" || name == kText + "lm_head.weight")) return true;
   if (!name.starts_with(tower)) return false;
   const std::string rest =
       name.starts_with(kVisionPrefix) ? name.substr(std::string(kVisionPrefix).size()) : name.substr(tower.size());
@@ -121,7 +128,12 @@ std::string name_in_source(const TensorSource& source, const std::string& name) 
     const std::string other = "vision_tower._vision_tower." + name.substr(prefix.size());
     if (source.has(other)) return other;
   }
+  if (name.starts_with(kText) && source.has(name.substr(kText.size()))) return name.substr(kText.size());
   return "";
+}
+
+std::string export_name(const ModelConfig& config, const std::string& name) {
+  return !config.vision && name.starts_with(kText) ? name.substr(kText.size()) : name;
 }
 
 void check_source(const ModelConfig& config, const TensorSource& source) {

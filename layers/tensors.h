@@ -18,6 +18,8 @@ struct ModelTensor {
 
 // Names of the tensors of layer i, `language_model.model.layers.{i}.`
 std::string text_layer_prefix(int64_t layer);
+// Attention's output projection within a layer: `self_attn.dense` (Phi) or `self_attn.o_proj`.
+std::string attention_output_name(const TextConfig& config);
 // `vision_tower._vision_tower.vision_model.`; transformers 5 leaves out `vision_model.`, which loading accepts.
 inline constexpr const char* kVisionPrefix = "vision_tower._vision_tower.vision_model.";
 
@@ -30,8 +32,13 @@ std::vector<ModelTensor> mamba_tensors(const ModelConfig& config, int64_t layer)
 // rotary tables. They are no error, and an export keeps them.
 bool is_unused_tensor(const ModelConfig& config, const std::string& name);
 
-// The name under which `source` holds the canonical `name`, or "" when it does not.
+// The name under which `source` holds the canonical `name`, or "" when it does not. A language model's own checkpoint
+// leaves out `language_model.`.
 std::string name_in_source(const TensorSource& source, const std::string& name);
+
+// The name under which an export holds the canonical `name`: a model without a vision tower is written with the names
+// of the language model's own checkpoint.
+std::string export_name(const ModelConfig& config, const std::string& name);
 
 // Error that lists every missing, misshapen and unexpected name, unless `source` holds exactly the model's tensors.
 void check_source(const ModelConfig& config, const TensorSource& source);

@@ -14,11 +14,12 @@ function(matvlm_mpi_test name ranks)
 endfunction()
 
 add_executable(comm_mpi_main ${CMAKE_CURRENT_SOURCE_DIR}/dist/comm_mpi_main.cpp)
-target_link_libraries(comm_mpi_main PRIVATE matvlm_core)
+target_link_libraries(comm_mpi_main PRIVATE matvlm_test_support)
 add_test(NAME dist.comm_mpi_1 COMMAND comm_mpi_main check)  # without mpirun
 set_tests_properties(dist.comm_mpi_1 PROPERTIES TIMEOUT 300)
 matvlm_mpi_test(dist.comm_mpi_2 2 $<TARGET_FILE:comm_mpi_main> check)
 matvlm_mpi_test(dist.comm_mpi_3 3 $<TARGET_FILE:comm_mpi_main> check)
+matvlm_mpi_test(dist.comm_staged_2 2 $<TARGET_FILE:comm_mpi_main> check . staged)
 add_test(NAME dist.kill_rank
   COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/dist/kill_rank.sh ${MPIEXEC_EXECUTABLE} $<TARGET_FILE:comm_mpi_main>)
 set_tests_properties(dist.kill_rank PROPERTIES ENVIRONMENT "${MATVLM_MPI_ENVIRONMENT}" TIMEOUT 300 PROCESSORS 2)
@@ -28,6 +29,11 @@ add_executable(ranks_mpi_main ${CMAKE_CURRENT_SOURCE_DIR}/dist/ranks_mpi_main.cp
 target_link_libraries(ranks_mpi_main PRIVATE matvlm_test_support)
 matvlm_mpi_test(dist.ranks_mpi_2 2 $<TARGET_FILE:ranks_mpi_main>)
 matvlm_mpi_test(dist.ranks_mpi_3 3 $<TARGET_FILE:ranks_mpi_main>)
+add_executable(ranks_program_main ${CMAKE_CURRENT_SOURCE_DIR}/dist/ranks_program_main.cpp)
+target_link_libraries(ranks_program_main PRIVATE matvlm_test_support)
+add_dependencies(ranks_program_main matvlm)
+add_test(NAME dist.ranks_program_2 COMMAND ranks_program_main cpu 2)
+set_tests_properties(dist.ranks_program_2 PROPERTIES TIMEOUT 300 PROCESSORS 2 ENVIRONMENT OMP_WAIT_POLICY=passive)
 
 # The end-to-end tests run the built program, alone and under mpirun.
 set_source_files_properties(${CMAKE_CURRENT_SOURCE_DIR}/support/program.cpp TARGET_DIRECTORY matvlm_test_support
@@ -40,12 +46,30 @@ foreach(file ${e2e_tests})
 endforeach()
 set_tests_properties(e2e.resume PROPERTIES TIMEOUT 1800)  # of which it needs two minutes, but many more with sanitizers
 
-# Benchmarks: tests/bench/NAME.cpp is the program bench_NAME; not tests, they are run by hand on a GPU.
+# Benchmarks: tests/bench/NAME.cpp (or NAME_cuda.cpp, which sees CUDA's headers) is the program bench_NAME; not tests, they
+# are run by hand on a GPU.
 if(MATVLM_HAVE_CUDA)
   file(GLOB benches CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/bench/*.cpp)
   foreach(file ${benches})
     get_filename_component(name ${file} NAME_WE)
+    string(REGEX REPLACE "_cuda$" "" name ${name})
     add_executable(bench_${name} ${file})
     target_link_libraries(bench_${name} PRIVATE matvlm_test_support)
   endforeach()
+endif()
+
+# Against Hugging Face tokenizers on random texts, where Python has that package; skipped by name where not.
+add_executable(tokenizer_main ${CMAKE_CURRENT_SOURCE_DIR}/data/tokenizer_main.cpp)
+target_link_libraries(tokenizer_main PRIVATE matvlm_data)
+find_package(Python3 QUIET COMPONENTS Interpreter)
+set(MATVLM_PYTHON "${Python3_EXECUTABLE}" CACHE STRING "Python whose packages some tests compare with")
+if(MATVLM_PYTHON)
+  add_test(NAME data.tokenizer_peer COMMAND ${MATVLM_PYTHON} ${CMAKE_CURRENT_SOURCE_DIR}/data/tokenizer_peer.py
+    $<TARGET_FILE:tokenizer_main> ${CMAKE_CURRENT_SOURCE_DIR}/golden/tokenizer --texts 20000)
+  set_tests_properties(data.tokenizer_peer PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 600)
+  if(MATVLM_HAVE_PCRE2)
+    add_test(NAME data.tokenizer_peer_pcre2 COMMAND ${MATVLM_PYTHON} ${CMAKE_CURRENT_SOURCE_DIR}/data/tokenizer_peer.py
+      $<TARGET_FILE:tokenizer_main> ${CMAKE_CURRENT_SOURCE_DIR}/golden/tokenizer/pcre2 --texts 20000)
+    set_tests_properties(data.tokenizer_peer_pcre2 PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 600)
+  endif()
 endif()

@@ -11,6 +11,7 @@ struct Rotation {
   int64_t head_dim = 0;
   int64_t rotary_dims = 0;
   double theta = 0;
+  std::vector<double> frequencies;  // empty: by theta
 };
 
 template <class T>
@@ -22,6 +23,7 @@ RotaryArgs<T> rotary_args(const Rotation& r, const Tensor& positions, const Tens
   a.head_dim = r.head_dim;
   a.rotary_dims = r.rotary_dims;
   a.theta = r.theta;
+  a.frequencies = r.frequencies.empty() ? nullptr : r.frequencies.data();
   a.inverse = inverse;
   a.accumulate = accumulate;
   a.positions = positions.data<int32_t>();
@@ -51,7 +53,7 @@ void check_arguments(const Context& ctx, const Rotation& r, const Tensor& x, con
         ", expected positive numbers");
   check(r.rotary_dims >= 0 && r.rotary_dims <= r.head_dim && r.rotary_dims % 2 == 0, "[rotary] rotary dims: found ",
         r.rotary_dims, ", expected an even number from 0 to the head width ", r.head_dim);
-  check(r.theta > 0, "[rotary] theta: found ", r.theta, ", expected a positive number");
+  check(r.theta > 0 || !r.frequencies.empty(), "[rotary] theta: found ", r.theta, ", expected a positive number");
   check(x.rank() == 2, "[rotary] x: found ", shape_string(x.shape()), ", expected [tokens, heads * head width]");
   check_shape("rotary", "x", x, {x.dim(0), r.heads * r.head_dim});
   check_shape("rotary", "positions", positions, {x.dim(0)});
@@ -62,11 +64,7 @@ void check_arguments(const Context& ctx, const Rotation& r, const Tensor& x, con
   if (!ctx.on_gpu()) check_dtype("rotary", "x on the CPU", x, DType::f32);
 }
 
-}  // namespace
-
-Var rotary(Graph& g, const Var& x, int64_t heads, int64_t head_dim, int64_t rotary_dims, double theta,
-           const Tensor& positions) {
-  const Rotation r{heads, head_dim, rotary_dims, theta};
+Var rotary_node(Graph& g, const Var& x, const Rotation& r, const Tensor& positions) {
   check_arguments(g.ctx(), r, x.value(), positions);
   const Tensor y = Tensor::empty(g.ctx(), x.value().shape(), x.value().dtype());
   rotate(g.ctx(), r, positions, x.value(), y, false, false);
@@ -74,6 +72,19 @@ Var rotary(Graph& g, const Var& x, int64_t heads, int64_t head_dim, int64_t rota
     const Graph::GradSlot slot = graph.grad_slot(x);
     rotate(graph.ctx(), r, positions, grad_output, slot.tensor, true, slot.accumulate);
   });
+}
+
+}  // namespace
+
+Var rotary(Graph& g, const Var& x, int64_t heads, int64_t head_dim, int64_t rotary_dims, double theta,
+           const Tensor& positions) {
+  return rotary_node(g, x, {heads, head_dim, rotary_dims, theta, {}}, positions);
+}
+
+Var rotary(Graph& g, const Var& x, int64_t heads, int64_t head_dim, const std::vector<double>& frequencies,
+           const Tensor& positions) {
+  check(!frequencies.empty(), "[rotary] found no frequencies, expected one for each pair");
+  return rotary_node(g, x, {heads, head_dim, 2 * static_cast<int64_t>(frequencies.size()), 0, frequencies}, positions);
 }
 
 }  // namespace matvlm

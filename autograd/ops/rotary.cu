@@ -1,6 +1,4 @@
 // Rotary embedding on a GPU: one block per token, whose cosines and sines lie in shared memory.
-#include <cmath>
-
 #include "autograd/ops/rotary.h"
 #include "core/cuda_context.h"
 
@@ -11,7 +9,7 @@ constexpr int kThreads = 128;
 constexpr int kMaxPairs = 128;
 
 struct Frequencies {
-  double value[kMaxPairs];  // theta^(-2i/R)
+  double value[kMaxPairs];  // radians per position
 };
 
 template <class T>
@@ -55,7 +53,7 @@ void rotary_cuda(Context& ctx, const RotaryArgs<T>& args) {
         ", expected at most ", 2 * kMaxPairs);
   Frequencies frequencies{};
   for (int64_t i = 0; i < args.rotary_dims / 2; ++i) {
-    frequencies.value[i] = std::pow(args.theta, -2.0 * static_cast<double>(i) / static_cast<double>(args.rotary_dims));
+    frequencies.value[i] = rotary_frequency(args, i);
   }
   rotary_kernel<<<static_cast<unsigned>(args.tokens), kThreads, 0, cuda_stream(ctx)>>>(args, frequencies);
   MATVLM_LAUNCH_CHECK();

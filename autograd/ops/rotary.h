@@ -1,9 +1,12 @@
 // Rotary position embedding (Su et al. 2021) on packed rows, half-split ("rotate-half") layout as in Phi and Llama:
-// within each head, dims i and i + R/2 (i < R/2) form a pair that is turned by the angle position * theta^(-2i/R); dims
-// R and above pass through.   T tokens, H heads, P head width, R rotary dims (even, <= P).
+// within each head, dims i and i + R/2 (i < R/2) form a pair that is turned by the angle position * theta^(-2i/R), or
+// by position * frequencies[i] where a model scales them; dims R and above pass through.   T tokens, H heads, P head
+// width, R rotary dims (even, <= P).
 #pragma once
 
+#include <cmath>
 #include <cstdint>
+#include <vector>
 
 #include "autograd/graph.h"
 
@@ -24,7 +27,15 @@ struct RotaryArgs {
   int64_t x_stride = 0;
   T* y = nullptr;  // [T, H*P]
   int64_t y_stride = 0;
+  const double* frequencies = nullptr;  // [R/2] on the host: radians per position of each pair; nullptr: by theta
 };
+
+// Radians per position of pair i.
+template <class T>
+double rotary_frequency(const RotaryArgs<T>& a, int64_t i) {
+  if (a.frequencies != nullptr) return a.frequencies[i];
+  return std::pow(a.theta, -2.0 * static_cast<double>(i) / static_cast<double>(a.rotary_dims));
+}
 
 // CUDA launcher, T = float or bf16; R <= 256. The CPU op is in rotary_cpu.h.
 template <class T>
@@ -34,6 +45,9 @@ void rotary_cuda(Context& ctx, const RotaryArgs<T>& args);
 // Error when rotary_dims is odd, negative or above head_dim. The error of cos and sin is that of one float32 rounding
 // at any position up to 2^31: angles are reduced in double.
 Var rotary(Graph& g, const Var& x, int64_t heads, int64_t head_dim, int64_t rotary_dims, double theta,
+           const Tensor& positions);
+// The same with given frequencies: 2 * frequencies.size() rotary dims.
+Var rotary(Graph& g, const Var& x, int64_t heads, int64_t head_dim, const std::vector<double>& frequencies,
            const Tensor& positions);
 
 }  // namespace matvlm

@@ -24,8 +24,7 @@ void rotary_table_cpu(const RotaryArgs<T>& a, T* table) {
     if (rotary_table_row(a.positions, t) != t) continue;
     T* row = table + t * a.rotary_dims;
     for (int64_t i = 0; i < half; ++i) {
-      const double exponent = -2.0 * static_cast<double>(i) / static_cast<double>(a.rotary_dims);
-      const double angle = static_cast<double>(a.positions[t]) * std::pow(a.theta, exponent);
+      const double angle = static_cast<double>(a.positions[t]) * rotary_frequency(a, i);
       row[i] = static_cast<T>(std::cos(angle));
       row[half + i] = static_cast<T>(std::sin(angle));
     }

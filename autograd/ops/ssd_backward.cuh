@@ -50,11 +50,11 @@ struct BackwardShared {
 };
 
 // Padded [P, N] in device memory to a tile.
-template <int P, int N>
+template <int P, int N, int kThreads>
 __device__ void load_state_tile(bf16* to, const bf16* from, int thread) {
   constexpr int kVectors = N / 8;
 #pragma unroll 4
-  for (int i = thread; i < P * kVectors; i += 128) {
+  for (int i = thread; i < P * kVectors; i += kThreads) {
     const int row = i / kVectors;
     const int column = i % kVectors * 8;
     mma::copy_async_16(mma::shared_address(to + row * Tile<N>::kStride + column), from + row * N + column, true);
@@ -197,56 +197,46 @@ __device__ void decay_transposed(unsigned (&a)[4], float (&s)[2][4], const float
   a[3] = mma::pack(s[1][2], s[1][3]);
 }
 
-// dB of the warp's 16 rows j. Sums over heads are of dt_j times each head's part, so the row scale has dt in it.
+// dB of the warp's 16 rows j, added to the sum over heads unless this is the first. The sum is scaled to where a
+// product belongs (2^(cum_last - cum_j) dt_j, then dt_j) and back, instead of keeping the head's own part beside it.
 template <int P, int N, bool kFirst>
-__device__ void add_db(float (&db)[N / 8][4], BackwardShared<P, N>& sm, int warp, int lane) {
+__device__ void add_db(float (&db)[N / 8][4], const BackwardShared<P, N>& sm, int warp, int lane) {
   const int t = lane % 4;
   const int row = warp * kTileRows + lane / 4;
   const Tile<P> dy(sm.dy);
   const Tile<N> c(sm.c);
   const float last = sm.cum[kChunk - 1];
   const float cum_row[2] = {sm.cum[row], sm.cum[row + 8]};
-  const float step[2] = {sm.step[row], sm.step[row + 8]};
+  const RowScale scale(last - cum_row[0], last - cum_row[1]);
+  constexpr float kSmallestStep = kFirst ? 0.0F : 0x1p-40F;
+  const float step[2] = {fmaxf(sm.step[row], kSmallestStep), fmaxf(sm.step[row + 8], kSmallestStep)};
   unsigned x_rows[P / 16][4];
   load_rows<P>(x_rows, Tile<P>(sm.x), warp * kTileRows, lane);
-  float part[N / 8][4];
-  clear(part);
+  if constexpr (!kFirst) scale_rows(db, scale.down[0] / step[0], scale.down[1] / step[1]);
   const Tile<N> dstate(sm.dstate);
 #pragma unroll
-  for (int k = 0; k < P / 16; ++k) add_product<N>(part, x_rows[k], dstate, k * 16, lane);
-  scale_rows(part, mma::exp2_approx(fminf(last - cum_row[0], 0.0F)), mma::exp2_approx(fminf(last - cum_row[1], 0.0F)));
-  {
-    unsigned b_rows[N / 16][4];
-    load_rows<N>(b_rows, Tile<N>(sm.b), warp * kTileRows, lane);
-    const float2 dots = row_dots<N>(part, b_rows);
-    if (t == 0) {
-      sm.to_state[row] = dots.x;
-      sm.to_state[row + 8] = dots.y;
-    }
+  for (int k = 0; k < P / 16; ++k) add_product<N>(db, x_rows[k], dstate, k * 16, lane);
+  if constexpr (kFirst) {
+    scale_rows(db, mma::exp2_approx(fminf(last - cum_row[0], 0.0F)), mma::exp2_approx(fminf(last - cum_row[1], 0.0F)));
+  } else {
+    scale_rows(db, scale.up[0], scale.up[1]);
   }
   const auto block = [&](int i, auto on_diagonal) {
     float s[2][4];
     unsigned a[4];
     scores<P>(s, x_rows, dy, i * kTileRows, lane);
     decay_transposed<on_diagonal>(a, s, sm.cum, row, i * kTileRows, cum_row, t);
-    add_product<N>(part, a, c, i * kTileRows, lane);
+    add_product<N>(db, a, c, i * kTileRows, lane);
   };
   block(warp, std::true_type{});
 #pragma unroll 1
   for (int i = warp + 1; i < kRowTiles; ++i) block(i, std::false_type{});
-#pragma unroll
-  for (int n = 0; n < N / 8; ++n) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float value = part[n][i] * step[i / 2];
-      db[n][i] = kFirst ? value : db[n][i] + value;
-    }
-  }
+  scale_rows(db, step[0], step[1]);
 }
 
-// dx of the warp's 16 rows j.
+// dx of the warp's 16 rows j, and what goes from them to the new state.
 template <int P, int N, bool kFirst>
-__device__ void add_dx(float (&dx)[P / 8][4], const BackwardShared<P, N>& sm, float skip, int warp, int lane) {
+__device__ void add_dx(float (&dx)[P / 8][4], BackwardShared<P, N>& sm, float skip, int warp, int lane) {
   const int t = lane % 4;
   const int row = warp * kTileRows + lane / 4;
   const Tile<P> dy(sm.dy);
@@ -260,6 +250,15 @@ __device__ void add_dx(float (&dx)[P / 8][4], const BackwardShared<P, N>& sm, fl
   clear(part);
   add_product_trans<N, P>(part, b_rows, Tile<N>(sm.dstate), lane);
   scale_rows(part, mma::exp2_approx(fminf(last - cum_row[0], 0.0F)), mma::exp2_approx(fminf(last - cum_row[1], 0.0F)));
+  {
+    unsigned x_rows[P / 16][4];
+    load_rows<P>(x_rows, Tile<P>(sm.x), warp * kTileRows, lane);
+    const float2 dots = row_dots<P>(part, x_rows);
+    if (t == 0) {
+      sm.to_state[row] = dots.x;
+      sm.to_state[row + 8] = dots.y;
+    }
+  }
   const auto block = [&](int i, auto on_diagonal) {
     float s[2][4];
     unsigned a[4];
@@ -388,154 +387,6 @@ __device__ void write_gradient(const float (&sum)[W / 8][4], const Output& out, 
   } else if (out.data != nullptr) {
     store_rows<W>(sum, out, chunk.first, row, chunk.count, static_cast<int64_t>(h / out.heads_per_group) * out.width,
                   t);
-  }
-}
-
-// Zeros where bulk copies brought rows of the next sequence.
-template <int P, int N>
-__device__ void clear_tail(BackwardShared<P, N>& sm, int count, int thread) {
-  bf16* const tiles[4] = {sm.x, sm.dy, sm.b, sm.c};
-#pragma unroll 1
-  for (int k = 0; k < 4; ++k) {
-    const int stride = k < 2 ? Tile<P>::kStride : Tile<N>::kStride;
-    for (int i = count * stride / 2 + thread; i < kChunk * stride / 2; i += 128) {
-      reinterpret_cast<unsigned*>(tiles[k])[i] = 0U;
-    }
-  }
-  hopper::async_proxy_fence();  // the next head's copies come after these
-  __syncthreads();
-}
-
-template <int P, int N, bool kShared, bool kBulk>
-__device__ void backward_chunk(const BackwardArgs& args, const BackwardMaps& maps, BackwardShared<P, N>& sm) {
-  const Problem& p = args.problem;
-  const int64_t parts = p.heads / args.heads_per_block;
-  const int64_t slot = blockIdx.x / parts;
-  const int64_t part = blockIdx.x % parts;
-  const ChunkInfo chunk = p.chunks[slot];
-  const int thread = static_cast<int>(threadIdx.x);
-  const int warp = thread / 32;
-  const int lane = thread % 32;
-  const int first_head = static_cast<int>(part) * args.heads_per_block;
-  if (chunk.count == 0) {
-    for (int i = thread; i < 3 * args.heads_per_block; i += 128) {
-      const int64_t h = first_head + i % args.heads_per_block;
-      args.weight_sums[(i / args.heads_per_block * static_cast<int64_t>(p.heads) + h) * p.slots + slot] = 0.0F;
-    }
-    return;
-  }
-
-  const unsigned full = mma::shared_address(&sm.full);
-  if constexpr (kBulk) {
-    if (thread == 0) {
-      hopper::barrier_init(full, 1);
-      hopper::barrier_init_fence();
-    }
-    __syncthreads();
-  }
-  const auto load = [&](int h, unsigned parity) {
-    if constexpr (kBulk) {
-      if (thread == 0) {
-        const auto row = static_cast<int>(chunk.first);
-        const auto state_row = static_cast<int>((slot * p.heads + h) * P);
-        constexpr unsigned kBytes =
-            2 * (2 * Tile<P>::elements(kChunk) + 2 * Tile<N>::elements(kChunk) + 2 * Tile<N>::elements(P)) +
-            2 * kChunk * sizeof(float);
-        hopper::barrier_expect(full, kBytes);
-        const int64_t from = (h * p.slots + slot) * kChunk;
-        hopper::copy_bulk(mma::shared_address(sm.cum), p.cum + from, kChunk * sizeof(float), full);
-        hopper::copy_bulk(mma::shared_address(sm.step), p.step + from, kChunk * sizeof(float), full);
-        hopper::copy_box(mma::shared_address(sm.c), maps.c, full, 0, h / p.c.heads_per_group, row);
-        hopper::copy_box(mma::shared_address(sm.dy), maps.dy, full, 0, h, row);
-        hopper::copy_box(mma::shared_address(sm.x), maps.x, full, 0, h / p.x.heads_per_group, row);
-        hopper::copy_box(mma::shared_address(sm.b), maps.b, full, 0, h / p.b.heads_per_group, row);
-        hopper::copy_box(mma::shared_address(sm.state), maps.states, full, 0, 0, state_row);
-        hopper::copy_box(mma::shared_address(sm.dstate), maps.dstates, full, 0, 0, state_row);
-      }
-      hopper::barrier_wait(full, parity);
-      if (chunk.count < kChunk) clear_tail<P, N>(sm, chunk.count, thread);
-    } else {
-      load_tile<P, 128>(sm.x, p.x, chunk.first, chunk.count, h, thread);
-      load_tile<P, 128>(sm.dy, p.dy, chunk.first, chunk.count, h, thread);
-      load_tile<N, 128>(sm.b, p.b, chunk.first, chunk.count, h, thread);
-      load_tile<N, 128>(sm.c, p.c, chunk.first, chunk.count, h, thread);
-      const int64_t at = (slot * p.heads + h) * P * N;
-      load_state_tile<P, N>(sm.state, args.states + at, thread);
-      load_state_tile<P, N>(sm.dstate, args.dstates + at, thread);
-      load_steps<128>(sm.cum, sm.step, p, slot, h, thread);
-      mma::copy_async_commit();
-      mma::copy_async_wait<0>();
-      __syncthreads();
-    }
-  };
-
-  if constexpr (!kShared) {
-    const int h = first_head;
-    load(h, 0);
-    {
-      float dc[N / 8][4];
-      clear(dc);
-      add_dc<P, N, true>(dc, sm, warp, lane);
-      write_gradient<N>(dc, args.dc, chunk, h, part, parts, warp, lane);
-    }
-    {
-      float db[N / 8][4];
-      add_db<P, N, true>(db, sm, warp, lane);
-      write_gradient<N>(db, args.db, chunk, h, part, parts, warp, lane);
-    }
-    {
-      float dx[P / 8][4];
-      add_dx<P, N, true>(dx, sm, args.d[h], warp, lane);
-      write_gradient<P>(dx, args.dx, chunk, h, part, parts, warp, lane);
-    }
-    dot_states<P, N>(sm, warp, lane);
-    __syncthreads();
-    if (warp == 0) step_gradients<P, N>(args, sm, chunk, slot, h, lane);
-    return;
-  }
-  float dc[N / 8][4], db[N / 8][4], dx[P / 8][4];
-  clear(dc);
-  clear(db);
-  clear(dx);
-  for (int i = 0; i < args.heads_per_block; ++i) {
-    const int h = first_head + i;
-    const bool last = i + 1 == args.heads_per_block;
-    load(h, static_cast<unsigned>(i) & 1U);
-    add_dc<P, N, false>(dc, sm, warp, lane);
-    if (last || args.dc.heads_per_group == 1) {
-      write_gradient<N>(dc, args.dc, chunk, h, part, parts, warp, lane);
-      clear(dc);
-    }
-    add_db<P, N, false>(db, sm, warp, lane);
-    if (last || args.db.heads_per_group == 1) {
-      write_gradient<N>(db, args.db, chunk, h, part, parts, warp, lane);
-      clear(db);
-    }
-    add_dx<P, N, false>(dx, sm, args.d[h], warp, lane);
-    if (last || args.dx.heads_per_group == 1) {
-      write_gradient<P>(dx, args.dx, chunk, h, part, parts, warp, lane);
-      clear(dx);
-    }
-    dot_states<P, N>(sm, warp, lane);
-    __syncthreads();
-    if (warp == 0) step_gradients<P, N>(args, sm, chunk, slot, h, lane);
-    __syncthreads();  // the tiles and sums have been read
-  }
-}
-
-// Grid: slots * blocks per chunk. kShared: a block takes heads_per_block heads of one group (of those operands that
-// have groups) and adds up their gradients in registers.
-template <int P, int N, bool kShared, bool kBulk>
-__global__ void __launch_bounds__(128, kShared ? 1 : (P* N <= 80 * 80 ? 3 : 1))
-    backward_kernel(const __grid_constant__ BackwardArgs args, const __grid_constant__ BackwardMaps maps) {
-#ifndef MATVLM_SM90A
-  if constexpr (kBulk) {
-    return;
-  } else
-#endif
-  {
-    extern __shared__ __align__(128) unsigned char memory[];
-    backward_chunk<P, N, kShared, kBulk>(args, maps, *reinterpret_cast<BackwardShared<P, N>*>(memory));
   }
 }
 

@@ -5,7 +5,7 @@
 #include <numeric>
 
 #include "autograd/ops/ssd_sizes.cuh"
-#include "autograd/ops/tensor_map.h"
+#include "autograd/ops/tensor_map.cuh"
 
 namespace matvlm {
 namespace {
@@ -178,16 +178,35 @@ Prepared prepare(Context& ctx, const SsdArgs<bf16, float>& a) {
   return out;
 }
 
-// Chunks of a segment: whole sequences where there are enough of them to fill the device, otherwise about as many
-// segments as make the longest sequence no longer than each multiprocessor's share of the work.
-int64_t segment_chunks(Context& ctx, const SsdArgs<bf16, float>& a) {
+// How the forward pass divides sequences.
+struct Split {
+  int64_t segments = 1;  // of the longest sequence
+  int64_t segment_chunks = 1, part_chunks = 1, segment_parts = 1;
+};
+
+// Whole sequences where there are enough of them to fill the device; otherwise about as many segments as make the
+// longest sequence no longer than each multiprocessor's share of the work, and as many parts of them as fill it twice.
+// A call that carries states in and out is not split: a block could then overwrite what another one has yet to read.
+Split split_sequences(Context& ctx, const SsdArgs<bf16, float>& a) {
   constexpr int64_t kFewestChunks = 4;
-  const int64_t whole = (a.longest + kChunk - 1) / kChunk;
+  Split split;
+  const int64_t whole = std::max<int64_t>((a.longest + kChunk - 1) / kChunk, 1);
+  const int64_t multiprocessors = ctx.cuda()->multiprocessors();
   const double share =
-      static_cast<double>(a.tokens) * static_cast<double>(a.shape.heads) / ctx.cuda()->multiprocessors();
+      static_cast<double>(a.tokens) * static_cast<double>(a.shape.heads) / static_cast<double>(multiprocessors);
   const auto segments = static_cast<int64_t>(static_cast<double>(a.longest) / share + 0.5);
-  if (segments < 2) return std::max<int64_t>(whole, 1);
-  return std::min(whole, std::max(kFewestChunks, (whole + segments - 1) / segments));
+  split.segment_chunks = split.part_chunks = whole;
+  if (segments < 2 || (a.initial != nullptr && a.final_state != nullptr)) return split;
+  const int64_t blocks = a.batch * a.shape.heads * (segments - 1);
+  split.segment_parts = std::max<int64_t>(1, (2 * multiprocessors + blocks - 1) / blocks);
+  split.part_chunks = (whole + segments * split.segment_parts - 1) / (segments * split.segment_parts);
+  split.segment_chunks = split.part_chunks * split.segment_parts;
+  if (split.segment_chunks < kFewestChunks) {
+    split.part_chunks = split.segment_chunks = kFewestChunks;
+    split.segment_parts = 1;
+  }
+  split.segments = (whole + split.segment_chunks - 1) / split.segment_chunks;
+  return split;
 }
 
 // Heads that a block of the backward pass takes: as many as share a group and leave enough blocks.
@@ -251,34 +270,38 @@ void ssd_chunk_forward(Context& ctx, const SsdArgs<bf16, float>& a) {
   args.initial = a.initial;
   args.rows = a.slots;
   args.final_state = a.final_state;
-  args.segment_chunks = segment_chunks(ctx, a);
-  const int64_t segments =
-      std::max<int64_t>(1, ((a.longest + kChunk - 1) / kChunk + args.segment_chunks - 1) / args.segment_chunks);
+  const Split split = split_sequences(ctx, a);
+  args.segment_chunks = split.segment_chunks;
+  args.part_chunks = split.part_chunks;
   const auto heads = static_cast<unsigned>(s.heads);
   const auto batch = static_cast<unsigned>(a.batch);
-  Tensor boundaries;
-  if (segments > 1) {
-    const int64_t slots = segment_slot(a.tokens, a.batch, args.segment_chunks);
-    boundaries = Tensor::empty(ctx, {slots, s.heads, kernels.p, kernels.n}, DType::f32);
+  const Problem& p = args.problem;
+  const bool bulk = bulk_applies(ctx, kernels, a.tokens, {&p.x, &p.b, &p.c});
+  ForwardMaps maps{};
+  if (bulk) {
+    maps = {operand_map(p.x, p.heads, a.tokens, kernels.p), operand_map(p.b, p.heads, a.tokens, kernels.n),
+            operand_map(p.c, p.heads, a.tokens, kernels.n)};
+  }
+  Tensor parts;
+  if (split.segments > 1) {
+    const int64_t slots = first_part(a.tokens, a.batch, split.part_chunks);
+    const int64_t size = static_cast<int64_t>(kernels.p) * kernels.n;
+    parts = Tensor::empty(ctx, {slots * s.heads * (size + 1)}, DType::f32);
     StatesArgs states;
     states.problem = args.problem;
-    states.segment_chunks = args.segment_chunks;
-    states.pass[0].u = args.problem.x;
-    states.pass[0].v = args.problem.b;
-    states.pass[0].initial = a.initial;
-    states.pass[0].rows = a.slots;
-    states.pass[0].boundaries = boundaries.data<float>();
-    kernels.states(states, dim3(heads, batch, 1), cuda_stream(ctx));
-    args.boundaries = boundaries.data<float>();
+    states.part_chunks = split.part_chunks;
+    states.segment_parts = split.segment_parts;
+    states.pass[0] = {
+        args.problem.x, args.problem.b, a.initial,           a.slots,
+        nullptr,        nullptr,        parts.data<float>(), parts.data<float>() + slots * s.heads * size};
+    args.parts = states.pass[0].parts;
+    args.part_decays = states.pass[0].part_decays;
+    const auto needed = static_cast<unsigned>((split.segments - 1) * split.segment_parts);
+    const StatesMaps state_maps{{maps.x, {}}, {maps.b, {}}};
+    kernels.states(states, bulk ? &state_maps : nullptr, dim3(heads, batch, needed), cuda_stream(ctx));
   }
-  const dim3 grid(heads, static_cast<unsigned>(segments), batch);
-  const Problem& p = args.problem;
-  if (bulk_applies(ctx, kernels, a.tokens, {&p.x, &p.b, &p.c})) {
-    const ForwardMaps maps{operand_map(p.x, p.heads, a.tokens, kernels.p),
-                           operand_map(p.b, p.heads, a.tokens, kernels.n),
-                           operand_map(p.c, p.heads, a.tokens, kernels.n)};
-    return kernels.pipeline(args, maps, grid, cuda_stream(ctx));
-  }
+  const dim3 grid(heads, static_cast<unsigned>(split.segments), batch);
+  if (bulk) return kernels.pipeline(args, maps, grid, cuda_stream(ctx));
   const bool large = kernels.forward_shared_large <= ctx.cuda()->max_shared_memory();
   kernels.forward(args, large, grid, cuda_stream(ctx));
 }
@@ -293,9 +316,25 @@ void ssd_chunk_backward(Context& ctx, const SsdArgs<bf16, float>& a) {
   bf16* const after = before + p.slots * s.heads * kernels.p * kernels.n;
   StatesArgs passes;
   passes.problem = p;
-  passes.pass[0] = {p.x, p.b, a.initial, a.slots, nullptr, before, nullptr};
-  passes.pass[1] = {p.dy, p.c, a.dfinal_state, nullptr, a.dinitial, after, nullptr};
-  kernels.states(passes, dim3(static_cast<unsigned>(s.heads), static_cast<unsigned>(a.batch), 2), cuda_stream(ctx));
+  passes.pass[0] = {p.x, p.b, a.initial, a.slots, nullptr, before, nullptr, nullptr};
+  passes.pass[1] = {p.dy, p.c, a.dfinal_state, nullptr, a.dinitial, after, nullptr, nullptr};
+  const int64_t state_rows = p.slots * s.heads * kernels.p;
+  const bool bulk = state_rows <= INT32_MAX && bulk_applies(ctx, kernels, a.tokens, {&p.x, &p.b, &p.c, &p.dy});
+  BackwardMaps maps{};
+  if (bulk) {
+    const auto states_map = [&](const bf16* data) {
+      return head_map(data, kernels.n, 1, state_rows, kernels.n, kernels.n + 8, kernels.p);
+    };
+    maps = {operand_map(p.x, p.heads, a.tokens, kernels.p),
+            operand_map(p.dy, p.heads, a.tokens, kernels.p),
+            operand_map(p.b, p.heads, a.tokens, kernels.n),
+            operand_map(p.c, p.heads, a.tokens, kernels.n),
+            states_map(before),
+            states_map(after)};
+  }
+  const StatesMaps state_maps{{maps.x, maps.dy}, {maps.b, maps.c}};
+  kernels.states(passes, bulk ? &state_maps : nullptr,
+                 dim3(static_cast<unsigned>(s.heads), static_cast<unsigned>(a.batch), 2), cuda_stream(ctx));
 
   BackwardArgs args;
   args.problem = p;
@@ -315,21 +354,7 @@ void ssd_chunk_backward(Context& ctx, const SsdArgs<bf16, float>& a) {
   const Tensor weight_sums = Tensor::empty(ctx, {3, s.heads, p.slots}, DType::f32);
   args.weight_sums = weight_sums.data<float>();
   const dim3 grid(static_cast<unsigned>(p.slots * (s.heads / per_block)));
-  const int64_t state_rows = p.slots * s.heads * kernels.p;
-  if (state_rows <= INT32_MAX && bulk_applies(ctx, kernels, a.tokens, {&p.x, &p.b, &p.c, &p.dy})) {
-    const auto states_map = [&](const bf16* data) {
-      return head_map(data, kernels.n, 1, state_rows, kernels.n, kernels.n + 8, kernels.p);
-    };
-    const BackwardMaps maps{operand_map(p.x, p.heads, a.tokens, kernels.p),
-                            operand_map(p.dy, p.heads, a.tokens, kernels.p),
-                            operand_map(p.b, p.heads, a.tokens, kernels.n),
-                            operand_map(p.c, p.heads, a.tokens, kernels.n),
-                            states_map(before),
-                            states_map(after)};
-    kernels.backward(args, &maps, per_block > 1, grid, cuda_stream(ctx));
-  } else {
-    kernels.backward(args, nullptr, per_block > 1, grid, cuda_stream(ctx));
-  }
+  kernels.backward(args, bulk ? &maps : nullptr, per_block > 1, grid, cuda_stream(ctx));
   sum_parts(ctx, args.dx, a.tokens, s.heads, per_block, kernels.p);
   sum_parts(ctx, args.db, a.tokens, s.heads, per_block, kernels.n);
   sum_parts(ctx, args.dc, a.tokens, s.heads, per_block, kernels.n);

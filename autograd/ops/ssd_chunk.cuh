@@ -32,6 +32,13 @@ struct ChunkInfo {
 };
 __host__ __device__ inline int64_t first_slot(int64_t begin, int64_t sequence) { return begin / kChunk + sequence; }
 
+// A barrier of all kThreads threads of a block whose warps come from different places of the code: for __syncthreads()
+// they would have to be at the same one.
+template <int kThreads>
+__device__ void block_sync() {
+  asm volatile("bar.sync 2, %0;" ::"n"(kThreads) : "memory");
+}
+
 // An operand [T, groups*width] of which head h reads group h / heads_per_group.
 struct Rows {
   const bf16* data = nullptr;
@@ -196,42 +203,14 @@ __device__ inline void add_bf16(bf16* to, float value, bool accumulate) {
   *to = bf16(accumulate ? static_cast<float>(*to) + value : value);
 }
 
-// Four columns of one row.
-__device__ inline void store_four(bf16* to, uint2 values, int columns, bool vectors, bool accumulate) {
-  if (vectors && columns >= 4) {
-    if (accumulate) {
-      const uint2 old = *reinterpret_cast<const uint2*>(to);
-      values.x =
-          mma::pack(mma::low_half(values.x) + mma::low_half(old.x), mma::high_half(values.x) + mma::high_half(old.x));
-      values.y =
-          mma::pack(mma::low_half(values.y) + mma::low_half(old.y), mma::high_half(values.y) + mma::high_half(old.y));
-    }
-    *reinterpret_cast<uint2*>(to) = values;
-    return;
-  }
-  const float parts[4] = {mma::low_half(values.x), mma::high_half(values.x), mma::low_half(values.y),
-                          mma::high_half(values.y)};
-  for (int i = 0; i < 4; ++i) {
-    if (i < columns) add_bf16(to + i, parts[i], accumulate);
-  }
-}
-
-// Rows of any alignment and width, or added to what is there. Out of line, see load_tile_slowly.
-template <int W>
-__device__ __noinline__ void store_rows_slowly(const unsigned (&packed)[W / 8][2], const Output& out, bf16* to, int row,
-                                               int count, int t) {
-#pragma unroll
-  for (int n = 0; n < W / 16; ++n) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const uint2 values = pair_columns(packed[2 * n][half], packed[2 * n + 1][half], t);
-      const int i = row + 8 * half;
-      const int k = 16 * n + pair_column(t);
-      if (i < count && k < out.width) {
-        store_four(to + i * out.stride + k, values, out.width - k, out.vectors, out.accumulate);
-      }
-    }
-  }
+// Two columns of rows `row` and `row + 8` where rows have any alignment and width, or are added to what is there. Out
+// of line, see load_tile_slowly.
+static __device__ __noinline__ void store_slowly(bf16* to, int64_t stride, int row, int count, int columns,
+                                                 bool accumulate, float a, float b, float c, float d) {
+  if (row < count && columns > 0) add_bf16(to, a, accumulate);
+  if (row < count && columns > 1) add_bf16(to + 1, b, accumulate);
+  if (row + 8 < count && columns > 0) add_bf16(to + 8 * stride, c, accumulate);
+  if (row + 8 < count && columns > 1) add_bf16(to + 8 * stride + 1, d, accumulate);
 }
 
 // Fragments of 16 rows of a chunk, rows `row` and `row + 8` of this lane, to the columns of a group.
@@ -239,20 +218,14 @@ template <int W>
 __device__ void store_rows(const float (&sum)[W / 8][4], const Output& out, int64_t first, int row, int count,
                            int64_t column, int t) {
   bf16* const to = out.data + first * out.stride + column;
-  unsigned packed[W / 8][2];
-#pragma unroll
-  for (int n = 0; n < W / 8; ++n) {
-    packed[n][0] = mma::pack(sum[n][0], sum[n][1]);
-    packed[n][1] = mma::pack(sum[n][2], sum[n][3]);
-  }
   if (!out.vectors || out.accumulate || out.width % 16 != 0) {
-    unsigned copy[W / 8][2];  // so that `packed` itself stays in registers
+    bf16* const corner = to + row * out.stride + 2 * t;
 #pragma unroll
     for (int n = 0; n < W / 8; ++n) {
-      copy[n][0] = packed[n][0];
-      copy[n][1] = packed[n][1];
+      store_slowly(corner + 8 * n, out.stride, row, count, out.width - 8 * n - 2 * t, out.accumulate, sum[n][0],
+                   sum[n][1], sum[n][2], sum[n][3]);
     }
-    return store_rows_slowly<W>(copy, out, to, row, count, t);
+    return;
   }
   const auto stride = static_cast<int>(out.stride);
   bf16* const upper = to + row * stride + pair_column(t);
@@ -260,8 +233,10 @@ __device__ void store_rows(const float (&sum)[W / 8][4], const Output& out, int6
 #pragma unroll
   for (int n = 0; n < W / 16; ++n) {
     if (16 * n >= out.width) break;
-    const uint2 a = pair_columns(packed[2 * n][0], packed[2 * n + 1][0], t);
-    const uint2 b = pair_columns(packed[2 * n][1], packed[2 * n + 1][1], t);
+    const float* left = sum[2 * n];
+    const float* right = sum[2 * n + 1];
+    const uint2 a = pair_columns(mma::pack(left[0], left[1]), mma::pack(right[0], right[1]), t);
+    const uint2 b = pair_columns(mma::pack(left[2], left[3]), mma::pack(right[2], right[3]), t);
     if (row < count) *reinterpret_cast<uint2*>(upper + 16 * n) = a;
     if (row + 8 < count) *reinterpret_cast<uint2*>(lower + 16 * n) = b;
   }

@@ -10,12 +10,14 @@ namespace matvlm::ssd_chunk {
 struct ForwardArgs {
   Problem problem;
   Output y;
-  const float* d = nullptr;           // [H]
-  const float* initial = nullptr;     // [S, H, P, N]; null = 0
-  const int64_t* rows = nullptr;      // [B] of initial and final_state; null = b
-  float* final_state = nullptr;       // [S, H, P, N] or null
-  const float* boundaries = nullptr;  // of StatesPass, when sequences are split; then `initial` is in there
-  int64_t segment_chunks = 0;
+  const float* d = nullptr;        // [H]
+  const float* initial = nullptr;  // [S, H, P, N]; null = 0
+  const int64_t* rows = nullptr;   // [B] of initial and final_state; null = b
+  float* final_state = nullptr;    // [S, H, P, N] or null
+  int64_t segment_chunks = 0;      // of the part of a sequence that a block does
+  const float* parts = nullptr;    // of StatesPass, when sequences are split
+  const float* part_decays = nullptr;
+  int64_t part_chunks = 0;
 };
 
 // Chunks under way and copies of the rounded state: the large form where it fits, the small one on devices with 99 KiB
@@ -95,7 +97,7 @@ __device__ void chunk_outputs(const ForwardArgs& args, const Shared& sm, int sta
 template <int P, int N, bool kLarge>
 __global__ void __launch_bounds__(128 + 2 * P) forward_kernel(const __grid_constant__ ForwardArgs args) {
   constexpr int kThreads = 128 + 2 * P;
-  extern __shared__ __align__(16) unsigned char memory[];
+  extern __shared__ __align__(128) unsigned char memory[];
   using Shared = ForwardShared<P, N, kLarge>;
   constexpr int kStages = Shared::kStages;
   auto& sm = *reinterpret_cast<Shared*>(memory);
@@ -131,14 +133,14 @@ __global__ void __launch_bounds__(128 + 2 * P) forward_kernel(const __grid_const
     const float skip = args.d[h];
     for (int64_t k = first_chunk; k < last_chunk; ++k) {
       mma::copy_async_wait<kStages - 2>();
-      __syncthreads();
+      block_sync<kThreads>();
       load(k + kStages - 1);
       const int64_t first = begin + k * kChunk;
       const int count = static_cast<int>(min(length - k * kChunk, static_cast<int64_t>(kChunk)));
       chunk_outputs<P, N>(args, sm, static_cast<int>((k - first_chunk) % kStages),
                           sm.state[(k - first_chunk) % Shared::kStates], first, count, h, skip, warp, lane,
                           [](bool) {});
-      if constexpr (Shared::kStates == 1) __syncthreads();  // the state has been read
+      if constexpr (Shared::kStates == 1) block_sync<kThreads>();  // the state has been read
     }
     return;
   }
@@ -147,9 +149,9 @@ __global__ void __launch_bounds__(128 + 2 * P) forward_kernel(const __grid_const
   const int64_t widths = static_cast<int64_t>(p.head_dim) * p.state;
   const int64_t source = args.rows != nullptr ? args.rows[b] : b;
   float state[N / 8][4];
-  if (args.boundaries != nullptr) {
-    const int64_t slot = segment_slot(begin, b, args.segment_chunks) + blockIdx.y;
-    load_state<N>(state, args.boundaries + (slot * p.heads + h) * P * N, own_row, P, N, t);
+  if (blockIdx.y > 0) {
+    load_parts<N>(state, args.parts, args.part_decays, first_part(begin, b, args.part_chunks),
+                  first_chunk / args.part_chunks, p.heads, h, P, own_row, t);
   } else {
     load_state<N>(state, args.initial != nullptr ? args.initial + (source * p.heads + h) * widths : nullptr, own_row,
                   p.head_dim, p.state, t);
@@ -159,12 +161,12 @@ __global__ void __launch_bounds__(128 + 2 * P) forward_kernel(const __grid_const
     const int64_t i = k - first_chunk;
     const int stage = static_cast<int>(i % kStages);
     mma::copy_async_wait<kStages - 2>();
-    __syncthreads();
+    block_sync<kThreads>();
     load(k + kStages - 1);
     update_state<P, N, false>(state, sm.x[stage], sm.b[stage], sm.scaled, sm.cum[stage], sm.step[stage],
                               static_cast<int>(min(length - k * kChunk, static_cast<int64_t>(kChunk))),
                               thread - kRowTiles * 32);
-    if constexpr (Shared::kStates == 1) __syncthreads();
+    if constexpr (Shared::kStates == 1) block_sync<kThreads>();
     stage_state<N>(state, sm.state[(i + 1) % Shared::kStates], own_row, t);
   }
   if (args.final_state != nullptr && last_chunk == chunks) {

@@ -117,9 +117,9 @@ __global__ void __launch_bounds__(PipelineShared<P, N>::kThreads, 1)
   const int64_t widths = static_cast<int64_t>(p.head_dim) * p.state;
   const int64_t source = args.rows != nullptr ? args.rows[b] : b;
   float state[N / 8][4];
-  if (args.boundaries != nullptr) {
-    const int64_t slot = segment_slot(begin, b, args.segment_chunks) + blockIdx.y;
-    load_state<N>(state, args.boundaries + (slot * p.heads + h) * P * N, own_row, P, N, t);
+  if (blockIdx.y > 0) {
+    load_parts<N>(state, args.parts, args.part_decays, first_part(begin, b, args.part_chunks),
+                  first_chunk / args.part_chunks, p.heads, h, P, own_row, t);
   } else {
     load_state<N>(state, args.initial != nullptr ? args.initial + (source * p.heads + h) * widths : nullptr, own_row,
                   p.head_dim, p.state, t);

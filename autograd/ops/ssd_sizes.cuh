@@ -4,7 +4,7 @@
 
 #include <cuda_runtime.h>
 
-#include "autograd/ops/ssd_backward.cuh"
+#include "autograd/ops/ssd_backward_kernels.cuh"
 #include "autograd/ops/ssd_forward_hopper.cuh"
 #include "core/cuda_context.h"
 
@@ -14,10 +14,10 @@ struct SizeKernels {
   int p = 0, n = 0;                                // padded widths
   int64_t states_shared = 0, backward_shared = 0;  // bytes of shared memory
   int64_t forward_shared_large = 0, forward_shared_small = 0, pipeline_shared = 0;
-  void (*states)(const StatesArgs&, dim3 grid, cudaStream_t) = nullptr;
+  // maps: null or, sm_90a only, those of the operands.
+  void (*states)(const StatesArgs&, const StatesMaps* maps, dim3 grid, cudaStream_t) = nullptr;
   void (*forward)(const ForwardArgs&, bool large, dim3 grid, cudaStream_t) = nullptr;
   void (*pipeline)(const ForwardArgs&, const ForwardMaps&, dim3 grid, cudaStream_t) = nullptr;  // sm_90a only
-  // maps: null or, sm_90a only, those of the operands.
   void (*backward)(const BackwardArgs&, const BackwardMaps* maps, bool shared_heads, dim3 grid, cudaStream_t) = nullptr;
   bool (*has_sm90a)() = nullptr;  // whether the kernels marked so are in this build for this device
 };
@@ -40,8 +40,10 @@ SizeKernels size_kernels() {
   k.forward_shared_large = sizeof(ForwardShared<P, N, true>);
   k.forward_shared_small = sizeof(ForwardShared<P, N, false>);
   k.pipeline_shared = sizeof(PipelineShared<P, N>);
-  k.states = [](const StatesArgs& args, dim3 grid, cudaStream_t stream) {
-    launch(states_kernel<P, N>, grid, 2 * P, sizeof(StatesShared<P, N>), stream, args);
+  k.states = [](const StatesArgs& args, const StatesMaps* maps, dim3 grid, cudaStream_t stream) {
+    constexpr int64_t kBytes = sizeof(StatesShared<P, N>);
+    if (maps != nullptr) return launch(states_kernel<P, N, true>, grid, 2 * P, kBytes, stream, args, *maps);
+    launch(states_kernel<P, N, false>, grid, 2 * P, kBytes, stream, args, StatesMaps{});
   };
   k.forward = [](const ForwardArgs& args, bool large, dim3 grid, cudaStream_t stream) {
     constexpr int kThreads = 128 + 2 * P;
@@ -55,12 +57,19 @@ SizeKernels size_kernels() {
   };
   k.backward = [](const BackwardArgs& args, const BackwardMaps* maps, bool shared_heads, dim3 grid,
                   cudaStream_t stream) {
-    const auto run = [&](auto kernel) {
-      launch(kernel, grid, 128, sizeof(BackwardShared<P, N>), stream, args, maps != nullptr ? *maps : BackwardMaps{});
-    };
-    if (maps != nullptr)
-      return shared_heads ? run(backward_kernel<P, N, true, true>) : run(backward_kernel<P, N, false, true>);
-    return shared_heads ? run(backward_kernel<P, N, true, false>) : run(backward_kernel<P, N, false, false>);
+    const BackwardMaps& given = maps != nullptr ? *maps : BackwardMaps{};
+    constexpr int64_t kBytes = sizeof(BackwardShared<P, N>);
+    if (shared_heads && maps != nullptr) {
+      launch(backward_heads_kernel<P, N, true>, grid, kHeadThreads, kHeadStages<P, N, true> * kBytes, stream, args,
+             given);
+    } else if (shared_heads) {
+      launch(backward_heads_kernel<P, N, false>, grid, kHeadThreads, kHeadStages<P, N, false> * kBytes, stream, args,
+             given);
+    } else if (maps != nullptr) {
+      launch(backward_kernel<P, N, true>, grid, 128, kBytes, stream, args, given);
+    } else {
+      launch(backward_kernel<P, N, false>, grid, 128, kBytes, stream, args, given);
+    }
   };
   k.has_sm90a = [] {
     cudaFuncAttributes attributes{};

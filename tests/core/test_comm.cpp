@@ -20,7 +20,9 @@ using testing::comm_error_of;
 
 class LocalComm : public ::testing::TestWithParam<int> {};
 
-TEST_P(LocalComm, EveryCollectiveIsExact) { EXPECT_NO_THROW(run_local_ranks(GetParam(), testing::check_comm)); }
+TEST_P(LocalComm, EveryCollectiveIsExact) {
+  EXPECT_NO_THROW(run_local_ranks(GetParam(), [](Comm& comm) { testing::check_comm(comm); }));
+}
 
 TEST_P(LocalComm, BarrierHoldsTheFastRanks) {
   const int size = GetParam();

@@ -148,7 +148,7 @@ TEST(Conversation, UnknownTemplateAndMissingEndTokenAreErrors) {
     find_template("vicuna");
     FAIL();
   } catch (const Error& error) {
-    EXPECT_STREQ(error.what(), "template: found 'vicuna', expected 'phi'");
+    EXPECT_STREQ(error.what(), "template: found 'vicuna', expected 'phi', 'llama' or 'chatml'");
   }
   BpeTrainerOptions options;
   options.vocab_size = 257;

@@ -202,6 +202,8 @@ struct RawPack {
   std::vector<int64_t> image_of_sample = {0, -1};
   std::vector<int64_t> image_offsets = {0, 2};
   std::vector<int64_t> text_offsets = {0, 1, 2};
+  std::vector<int64_t> sequence_offsets;  // of texts; version 2
+  std::string definition;
   std::string left_out;
 
   void write(const std::string& path) const {
@@ -214,6 +216,8 @@ struct RawPack {
     put("token_offsets", token_offsets);
     put("turn_offsets", turn_offsets);
     put("image_of_sample", image_of_sample);
+    if (!sequence_offsets.empty()) put("sequence_offsets", sequence_offsets);
+    if (!definition.empty()) file.write_attribute("template_definition", definition);
     put("images/bytes", std::vector<uint8_t>{7, 8});
     put("images/offsets", image_offsets);
     put("image_names/bytes", std::vector<uint8_t>{'x'});
@@ -252,7 +256,7 @@ TEST(Dataset, TheUnchangedHandWrittenPackIsFine) {
 
 TEST(Dataset, BrokenPacksAreNamed) {
   expect_broken([](RawPack& p) { p.format = "other"; }, "'format': found 'other'");
-  expect_broken([](RawPack& p) { p.version = 2; }, "'format_version': found 2, expected 1");
+  expect_broken([](RawPack& p) { p.version = 3; }, "'format_version': found 3, expected 1 or 2");
   for (const char* name : {"tokens", "labels", "token_offsets", "turn_offsets", "image_of_sample", "images/bytes",
                            "images/offsets", "image_names/offsets", "sample_ids/bytes", "questions/offsets",
                            "answers/bytes", "categories/offsets", "template", "vocab_size", "max_length"}) {
@@ -277,6 +281,33 @@ TEST(Dataset, BrokenPacksAreNamed) {
   expect_broken([](RawPack& p) { p.image_of_sample = {-1, -1}; }, "sample 0: found 1 image marks, expected 0");
   expect_broken([](RawPack& p) { p.image_of_sample = {1, -1}; }, "sample 0: found picture 1, expected -1..0");
   expect_broken([](RawPack& p) { p.image_of_sample = {}; }, "found no samples");
+  expect_broken([](RawPack& p) { p.definition = "{"; }, "'template_definition'");
+  expect_broken([](RawPack& p) { p.definition = "{}"; }, "'template_definition': key 'name': found ''");
+}
+
+TEST(Dataset, BrokenTextPacksAreNamed) {
+  const auto expect = [](std::vector<int64_t> offsets, const std::string& part) {
+    expect_broken(
+        [&](RawPack& p) {
+          p.version = 2;
+          p.sequence_offsets = std::move(offsets);
+        },
+        part);
+  };
+  expect({}, "sequence_offsets");
+  expect({0, 2, 5}, "'sequence_offsets': found a text that reaches over the end of a row");
+  expect({0, 3, 3, 5}, "'sequence_offsets': found a text without tokens");
+  expect({0, 3, 4}, "'sequence_offsets': found 4 last, expected 5");
+  expect({0, 3, 2, 5}, "'sequence_offsets': found 2 after 3");
+}
+
+TEST(Dataset, APackWithPicturesIsNotForATextModel) {
+  testing::TempDir dir;
+  RawPack().write(dir.file("x.h5"));
+  PackExpectation expected;
+  expected.text_only = true;
+  EXPECT_EQ(error_of([&] { Dataset(dir.file("x.h5"), expected); }),
+            dir.file("x.h5") + ": found 1 pictures, expected none: the model has no vision tower");
 }
 
 }  // namespace

@@ -1,10 +1,13 @@
 #!/bin/sh
 # A rank that is killed takes all others with it within 30 s, and mpirun reports a failure. Likewise when a rank aborts or
 # fails by itself.
-# usage: kill_rank.sh MPIEXEC PROGRAM, where PROGRAM is comm_mpi_main.
+# usage: kill_rank.sh MPIEXEC PROGRAM [DEVICE [RANKS]], where PROGRAM is comm_mpi_main, DEVICE its third argument and
+# RANKS the numbers of ranks to try, "2 3" unless told.
 set -u
 mpiexec=$1
 program=$2
+device=${3:-cpu}
+numbers=${4:-2 3}
 limit=30
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -25,13 +28,14 @@ wait_gone() {
   return 0
 }
 
-for ranks in 2 3; do
+for ranks in $numbers; do
   rm -f "$folder"/pid.*
-  "$mpiexec" -n "$ranks" "$program" loop "$folder" >"$folder/out" 2>&1 &
+  "$mpiexec" -n "$ranks" "$program" loop "$folder" "$device" >"$folder/out" 2>&1 &
   launcher=$!
   last=$((ranks - 1))
   waited=0
   while [ "$(ls "$folder" | grep -c '^pid\.[0-9]*$')" -lt "$ranks" ]; do
+    kill -0 "$launcher" 2>/dev/null || die "the ranks ended too early: $(cat "$folder/out")"
     [ "$waited" -ge 600 ] && die "the ranks did not start: $(cat "$folder/out")"
     sleep 0.1
     waited=$((waited + 1))
@@ -46,12 +50,13 @@ for ranks in 2 3; do
   done
 done
 
-timeout $limit "$mpiexec" -n 2 "$program" abort >"$folder/out" 2>&1
+# The last number of ranks that was tried.
+timeout $limit "$mpiexec" -n "$ranks" "$program" abort . "$device" >"$folder/out" 2>&1
 code=$?
 [ "$code" -eq 7 ] || die "abort(7) of one rank: found exit code $code, expected 7"
 
-timeout $limit "$mpiexec" -n 2 "$program" throw >"$folder/out" 2>&1
+timeout $limit "$mpiexec" -n "$ranks" "$program" throw . "$device" >"$folder/out" 2>&1
 code=$?
 [ "$code" -eq 1 ] || die "an exception of one rank: found exit code $code, expected 1"
-grep -q 'error \[1 .*\] a rank that fails alone' "$folder/out" || die "the message of the failed rank is missing"
+grep -q 'error \[[0-9]* .*\] a rank that fails alone' "$folder/out" || die "the message of the failed rank is missing"
 echo ok

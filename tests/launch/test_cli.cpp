@@ -47,7 +47,7 @@ TEST(Cli, UsageErrorsAreOneLineAndCode2) {
       {{"distill"}, "config is required"},
       {{"distill", "a", "--set"}, "--set: 1 required KEY=VALUE missing"},
       {{"data"}, "a subcommand of data is required"},
-      {{"data", "pack", "--data", "x"}, "--images is required"},
+      {{"data", "pack", "--data", "x"}, "--tokenizer is required"},
       {{"resume"}, "run is required"},
       {{"check"}, "config is required"},
       {{"generate", "--model", "m"}, "--prompt is required"},

@@ -301,7 +301,8 @@ TEST(Config, FractionsGiveThePublishedLayers) {
 
 TEST(Config, FilesOfTheTreeAreValid) {
   const std::string folder = std::string(MATVLM_SOURCE_DIR) + "/configs/";
-  for (const char* name : {"demo", "teach-demo", "published-12.5", "published-25", "published-50", "synthetic-test"}) {
+  for (const char* name :
+       {"demo", "teach-demo", "published-12.5", "published-25", "published-50", "smollm2-25", "synthetic-test"}) {
     const std::string path = folder + name + ".yaml";
     EXPECT_NO_THROW(load_config(path)) << error_of([&] { load_config(path); });
   }

@@ -208,7 +208,7 @@ TEST(ModelConfigErrors, LanguageModel) {
   const std::string where = "config.json: key 'text_config'";
   EXPECT_EQ(text_error([](Json&) {}), "no error");
   EXPECT_EQ(text_error([](Json& j) { j.set("model_type", "gpt2"); }),
-            where + ": key 'model_type': found 'gpt2', expected 'phi'");
+            where + ": key 'model_type': found 'gpt2', expected 'phi', 'llama' or 'qwen2'");
   EXPECT_EQ(text_error([](Json& j) { j.set("hidden_act", "relu"); }),
             where + ": key 'hidden_act': found 'relu', expected 'gelu_new'");
   EXPECT_EQ(text_error([](Json& j) { j.set("num_attention_heads", 5).set("num_key_value_heads", 5); }),

@@ -138,6 +138,25 @@ TEST(MambaInit, DependsOnSeedAndNameAlone) {
   EXPECT_EQ(rows(m.init("in_proj.weight"), 0, 32, 32), rows(m.init("in_proj.weight", false), 0, 32, 32));
 }
 
+// Llama's attention has no biases, Qwen2's has none behind the mixer: what cannot be copied is 0, as it is there.
+TEST(MambaInit, BiasesThatTheAttentionLacksAreZero) {
+  Mixer m(2, true);
+  m.config.text.model_type = "llama";
+  m.config.text.block = {false, NormKind::rms_norm, MlpKind::swiglu, false, false, false};
+  const ValueSource all = tiny_values(tiny_config(2));
+  m.teacher = [all](const std::string& name) {
+    return all(name.ends_with(".o_proj.weight") ? name.substr(0, name.size() - 13) + "dense.weight" : name);
+  };
+  const std::vector<float> bias = m.init("in_proj.bias");
+  EXPECT_EQ(rows(bias, 32, 96, 1), std::vector<float>(64, 0.0F));  // x, B, C; z and dt are random
+  EXPECT_NE(rows(bias, 0, 32, 1), std::vector<float>(32, 0.0F));
+  EXPECT_NE(rows(bias, 96, 100, 1), std::vector<float>(4, 0.0F));
+  EXPECT_EQ(m.init("out_proj.bias"), std::vector<float>(32, 0.0F));
+  EXPECT_EQ(m.init("out_proj.weight"), m.attention("dense.weight"));
+  m.config.text.block.qkv_bias = true;
+  EXPECT_EQ(rows(m.init("in_proj.bias"), 64, 96, 1), m.attention("q_proj.bias"));
+}
+
 TEST(MambaInit, AttentionThatDoesNotFit) {
   const Mixer m(2);
   const std::vector<ModelTensor> tensors = mamba_tensors(m.config, 2);

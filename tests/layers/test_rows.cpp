@@ -131,5 +131,25 @@ TEST(SpliceRows, RowsThatDoNotFitTogether) {
   EXPECT_EQ(error_of(TokenRows()), "[splice] ids, boundaries and images do not fit together");
 }
 
+TEST(SpliceRows, TextsThatShareARow) {
+  TokenRows rows = token_rows({{{1, 2, 3, 4, 5}, {1, 2, 3, 4, 5}, -1}, {{6, 7, 8}, {6, 7, 8}, -1}});
+  rows.sequences = {0, 2, 5, 7, 8};
+  SplicedRows out = splice_rows(rows, 0, false, 0, 10);
+  EXPECT_EQ(out.sequences, rows.sequences);
+  EXPECT_EQ(out.sequence_cu(), rows.sequences);
+  EXPECT_EQ(out.cu, (std::vector<int64_t>{0, 5, 8}));
+  EXPECT_EQ(out.targets(), (Ints{2, kNo, 4, 5, kNo, 7, kNo, kNo}));
+  out = splice_rows(rows, 0, false, 2, 10);  // both rows cut; the first one at a boundary
+  EXPECT_EQ(out.sequences, (std::vector<int64_t>{0, 2, 4}));
+  EXPECT_EQ(out.cu, (std::vector<int64_t>{0, 2, 4}));
+  rows.sequences = {};
+  EXPECT_EQ(splice_rows(rows, 0, false, 0, 10).sequence_cu(), rows.cu);
+  rows.sequences = {0, 2, 6, 8};  // reaches over the end of the first row
+  EXPECT_EQ(error_of(rows), "[splice] boundaries of texts do not fit the rows");
+  rows = token_rows({{{1, kImageId}, {}, 0}});
+  rows.sequences = {0, 2};
+  EXPECT_EQ(error_of(rows), "[splice] row 0 has an image mark beside several texts");
+}
+
 }  // namespace
 }  // namespace matvlm

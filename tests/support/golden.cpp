@@ -39,6 +39,9 @@ void read_switches(GoldenCase& golden) {
   golden.student.is_bias = settings.get("is_bias", false);
   golden.student.tune_connector = settings.get("tune", true);
   golden.temperature = settings.get("T", 1.0);
+  const std::string at = settings.get("layer_at", "mixer");
+  check(at == "mixer" || at == "block", golden.json.where(), ": layer_at: found '", at, "', expected mixer or block");
+  golden.layer_at = at == "block" ? LayerLossAt::block : LayerLossAt::mixer;
   const Json optimizer = golden.json.at("optimizer");
   golden.optimizer.lr = optimizer.at("lr").as_double();
   golden.optimizer.beta1 = optimizer.at("betas").at(0).as_double();
@@ -71,8 +74,8 @@ std::unique_ptr<GoldenCase> load_golden(Context& ctx, const std::string& dir, DT
   auto golden = std::make_unique<GoldenCase>(dir);
   read_switches(*golden);
   const Json settings = golden->json.at("case");
-  golden->teacher_config =
-      model_config_from_json(golden->json.at("llm"), golden->json.at("vision"), settings.get("select", "cls_patch"));
+  const Json vision = golden->json.has("vision") ? golden->json.at("vision") : Json();
+  golden->teacher_config = model_config_from_json(golden->json.at("llm"), vision, settings.get("select", "cls_patch"));
   golden->student_config = student_config(golden->teacher_config, golden->student);
   const TensorSource teacher = TensorSource::open(dir + "/teacher.safetensors");
   golden->teacher_weights = load_frozen_weights(ctx, golden->teacher_config, teacher, dtype);
@@ -103,6 +106,7 @@ Models GoldenCase::models(DType dtype) const {
 LossConfig GoldenCase::loss() const {
   LossConfig config;
   config.temperature = temperature;
+  config.layer_at = layer_at;
   return config;
 }
 

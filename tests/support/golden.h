@@ -29,6 +29,7 @@ struct GoldenCase {
   std::vector<int64_t> valid_lengths;
   int64_t longest = 0;  // padded length of the expected tensors
   double temperature = 1.0;
+  LayerLossAt layer_at = LayerLossAt::mixer;
   OptimizerConfig optimizer;
   Models models(DType dtype) const;
   LossConfig loss() const;  // the paper's: KL + layer l2, `published`

@@ -1,5 +1,6 @@
 #include "tests/support/rank_runs.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -140,6 +141,14 @@ void check_close_runs(const std::string& what, const RankRun& found, const RankR
     check_close(cat(what, ", gradient norm of update ", i), found.grad_norms[i], expected.grad_norms[i], tolerance);
   }
   check_close(what + ", evaluation", found.evaluated, expected.evaluated, tolerance);
+}
+
+double largest_distance(const RankRun& found, const RankRun& expected) {
+  double largest = 0;
+  for (size_t i = 0; i < found.names.size(); ++i) {
+    largest = std::max(largest, relative_distance(found.masters[i], expected.masters[i]));
+  }
+  return largest;
 }
 
 void check_equal_runs(const std::string& what, const RankRun& found, const RankRun& expected) {

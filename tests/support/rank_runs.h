@@ -42,6 +42,8 @@ std::vector<LossConfig> rank_losses();
 
 // Every parameter tensor within `tolerance`, the norm of the difference over the norm; losses and gradient norms too.
 void check_close_runs(const std::string& what, const RankRun& found, const RankRun& expected, double tolerance);
+// Largest of the tensors' relative differences, as check_close_runs takes them.
+double largest_distance(const RankRun& found, const RankRun& expected);
 void check_equal_runs(const std::string& what, const RankRun& found, const RankRun& expected);
 
 }  // namespace matvlm::testing

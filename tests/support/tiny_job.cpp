@@ -95,8 +95,8 @@ RunTrace trace_of(const std::string& run) {
     const Json line = Json::parse(text, run + "/metrics.jsonl");
     Json kept = Json::object();
     for (const std::string& key : line.keys()) {
-      const bool of_the_clock =
-          key == "tokens_per_second" || key == "memory_bytes" || key == "data_wait" || key == "eta_seconds";
+      const bool of_the_clock = key == "tokens_per_second" || key == "memory_bytes" || key == "data_wait" ||
+                                key == "comm_wait_ms" || key == "eta_seconds";
       if (!of_the_clock) kept.set(key, line.at(key));
     }
     trace.metrics.push_back(kept.dump());

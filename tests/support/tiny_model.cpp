@@ -67,9 +67,22 @@ Models TinyModels::models() const {
   return m;
 }
 
-std::unique_ptr<TinyModels> make_tiny_models(Context& ctx, const StudentConfig& student, int64_t kv_heads) {
+ModelConfig tiny_llama_config(int64_t kv_heads) {
+  ModelConfig c = tiny_config(kv_heads);
+  c.vision.reset();
+  c.text.model_type = "llama";
+  c.text.rotary_dims = c.text.head_dim;
+  c.text.head_bias = false;
+  c.text.tied_head = true;
+  c.text.block = {false, NormKind::rms_norm, MlpKind::swiglu, false, false, false};
+  return c;
+}
+
+namespace {
+
+std::unique_ptr<TinyModels> make_models(Context& ctx, const ModelConfig& teacher, const StudentConfig& student) {
   auto out = std::make_unique<TinyModels>();
-  out->teacher_config = tiny_config(kv_heads);
+  out->teacher_config = teacher;
   out->student_config = student_config(out->teacher_config, student);
   const ValueSource values = tiny_values(out->teacher_config);
   const auto frozen = [](const std::string&) { return false; };
@@ -79,6 +92,16 @@ std::unique_ptr<TinyModels> make_tiny_models(Context& ctx, const StudentConfig& 
   out->teacher = make_vlm(out->teacher_weights, out->teacher_config);
   out->student = make_vlm(out->student_weights, out->student_config);
   return out;
+}
+
+}  // namespace
+
+std::unique_ptr<TinyModels> make_tiny_models(Context& ctx, const StudentConfig& student, int64_t kv_heads) {
+  return make_models(ctx, tiny_config(kv_heads), student);
+}
+
+std::unique_ptr<TinyModels> make_tiny_llama(Context& ctx, const StudentConfig& student, int64_t kv_heads) {
+  return make_models(ctx, tiny_llama_config(kv_heads), student);
 }
 
 StudentConfig tiny_student() {

@@ -29,6 +29,11 @@ struct TinyModels {
 // Attention-initialised student of a tiny teacher.
 std::unique_ptr<TinyModels> make_tiny_models(Context& ctx, const StudentConfig& student, int64_t kv_heads = 2);
 
+// A Llama of the same sizes without a vision tower: sequential residuals, RMSNorm, SwiGLU, whole heads rotated, tied
+// head.
+ModelConfig tiny_llama_config(int64_t kv_heads = 2);
+std::unique_ptr<TinyModels> make_tiny_llama(Context& ctx, const StudentConfig& student, int64_t kv_heads = 2);
+
 // Layers 0 and 2 turned into Mamba layers, connector trained.
 StudentConfig tiny_student();
 

@@ -7,7 +7,7 @@
 #include "autograd/ops/gated_rms_norm.h"
 #include "autograd/ops/ssd_step.h"
 #include "autograd/seqlens.h"
-#include "tests/bench/timing.h"
+#include "tests/bench/timing.cuh"
 
 namespace matvlm::bench {
 namespace {
