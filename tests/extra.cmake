@@ -49,12 +49,15 @@ set_tests_properties(e2e.resume PROPERTIES TIMEOUT 1800)  # of which it needs tw
 # Benchmarks: tests/bench/NAME.cpp (or NAME_cuda.cpp, which sees CUDA's headers) is the program bench_NAME; not tests, they
 # are run by hand on a GPU.
 if(MATVLM_HAVE_CUDA)
+  file(GLOB bench_kernels CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/bench/*.cu)
+  add_library(matvlm_bench_support STATIC ${bench_kernels})  # what they compare with
+  target_link_libraries(matvlm_bench_support PUBLIC matvlm_test_support)
   file(GLOB benches CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/bench/*.cpp)
   foreach(file ${benches})
     get_filename_component(name ${file} NAME_WE)
     string(REGEX REPLACE "_cuda$" "" name ${name})
     add_executable(bench_${name} ${file})
-    target_link_libraries(bench_${name} PRIVATE matvlm_test_support)
+    target_link_libraries(bench_${name} PRIVATE matvlm_bench_support)
   endforeach()
 endif()
 

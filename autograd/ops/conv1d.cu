@@ -101,16 +101,14 @@ __device__ void store_window(const Conv1dArgs<E, float>& a, const Ring<V, W>& x,
   for (int i = 0; i < W - 1; ++i) Pack<E, V>::pack(x.slot[(newest + 2 + i) % W]).store(rows + i * a.channels + c);
 }
 
-// W tokens, or as many as are left.
-template <class E, int V, int W>
-__device__ void load_batch(const Conv1dArgs<E, float>& a, int64_t t, int64_t stop, int64_t c, Pack<E, V> (&in)[W]) {
+// W tokens from t on, or the first `count` of them when !kFull.
+template <bool kFull, class E, int V, int W>
+__device__ void load_batch(const Conv1dArgs<E, float>& a, int64_t t, int count, int64_t c, Pack<E, V> (&in)[W]) {
   const E* from = a.x + t * a.x_stride + c;
-  const int count = static_cast<int>(min(stop - t, static_cast<int64_t>(W)));
 #pragma unroll
-  for (int i = 0; i < W; ++i) in[i] = Pack<E, V>::load_if(i < count, from + i * a.x_stride);
+  for (int i = 0; i < W; ++i) in[i] = Pack<E, V>::load_if(kFull || i < count, from + i * a.x_stride);
 }
 
-// Up to W tokens from t on, all of them when kFull.
 template <bool kFull, class E, int V, int W>
 __device__ void forward_batch(const Conv1dArgs<E, float>& a, const Taps<E, V, W>& taps, int64_t t, int count, int64_t c,
                               const Pack<E, V> (&in)[W], Ring<V, W>& x) {
@@ -130,25 +128,38 @@ __device__ void forward_batch(const Conv1dArgs<E, float>& a, const Taps<E, V, W>
 }
 
 // Tokens [t, stop) of one sequence; x holds the inputs before t.
-template <bool kPrefetch, class E, int V, int W>
+template <class E, int V, int W>
 __device__ void forward_tokens(const Conv1dArgs<E, float>& a, const Taps<E, V, W>& taps, int64_t t, int64_t stop,
                                int64_t c, Ring<V, W>& x) {
-  Pack<E, V> in[W], ahead[W];
-  if constexpr (kPrefetch) load_batch(a, t, stop, c, ahead);
-  for (; t < stop; t += W) {
-    if constexpr (kPrefetch) {
-#pragma unroll
-      for (int i = 0; i < W; ++i) in[i] = ahead[i];
-      load_batch(a, t + W, stop, c, ahead);
-    } else {
-      load_batch(a, t, stop, c, in);
-    }
-    if (t + W <= stop) {
-      forward_batch<true>(a, taps, t, W, c, in, x);
-    } else {
-      forward_batch<false>(a, taps, t, static_cast<int>(stop - t), c, in, x);
-    }
+  Pack<E, V> in[W];
+  for (; t + W <= stop; t += W) {
+    load_batch<true>(a, t, W, c, in);
+    forward_batch<true>(a, taps, t, W, c, in, x);
   }
+  if (t >= stop) return;
+  const int rest = static_cast<int>(stop - t);
+  load_batch<false>(a, t, rest, c, in);
+  forward_batch<false>(a, taps, t, rest, c, in, x);
+}
+
+// The same with the loads of a batch under way while the one before it is computed.
+template <class E, int V, int W>
+__device__ void forward_tokens_ahead(const Conv1dArgs<E, float>& a, const Taps<E, V, W>& taps, int64_t t, int64_t stop,
+                                     int64_t c, Ring<V, W>& x) {
+  Pack<E, V> ahead[W];
+  load_batch<false>(a, t, static_cast<int>(min(stop - t, static_cast<int64_t>(W))), c, ahead);
+  for (; t + W <= stop; t += W) {
+    Pack<E, V> in[W];
+#pragma unroll
+    for (int i = 0; i < W; ++i) in[i] = ahead[i];
+    if (t + 2 * W <= stop) {
+      load_batch<true>(a, t + W, W, c, ahead);
+    } else {
+      load_batch<false>(a, t + W, static_cast<int>(stop - t - W), c, ahead);
+    }
+    forward_batch<true>(a, taps, t, W, c, in, x);
+  }
+  if (t < stop) forward_batch<false>(a, taps, t, static_cast<int>(stop - t), c, ahead, x);
 }
 
 // First channel of this thread when the blocks' columns are numbered before their tiles.
@@ -172,7 +183,11 @@ __global__ void __launch_bounds__(kForwardThreads, Plan::kBlocks)
     const int64_t stop = min(last, a.cu[b + 1]);
     Ring<V, W> x;
     load_window<E, V, W>(a, b, a.cu[b], t, c, x);
-    forward_tokens<Plan::kPrefetch>(a, taps, t, stop, c, x);
+    if constexpr (Plan::kPrefetch) {
+      forward_tokens_ahead(a, taps, t, stop, c, x);
+    } else {
+      forward_tokens(a, taps, t, stop, c, x);
+    }
     t = stop;
   }
 }
@@ -189,7 +204,7 @@ __global__ void __launch_bounds__(kForwardThreads) sequence_kernel(Conv1dArgs<E,
   Ring<V, W> x;
   if constexpr (kTokens) {
     load_window<E, V, W>(a, b, begin, begin, c, x);
-    forward_tokens<false>(a, Taps<E, V, W>(a, c), begin, end, c, x);
+    forward_tokens(a, Taps<E, V, W>(a, c), begin, end, c, x);
   }
   load_window<E, V, W>(a, b, begin, end, c, x);
   const int64_t slot = a.slots != nullptr ? a.slots[b] : b;
@@ -213,7 +228,8 @@ struct Backward {
   __device__ void tokens(int64_t b, int64_t first, int64_t stop, int64_t end, int64_t c) {
     const int length = static_cast<int>(stop - first);
     const int known = static_cast<int>(min(end, stop + W - 1) - first);
-    feed.start({a.x + first * a.x_stride + c, a.dy + first * a.dy_stride + c, a.x_stride, a.dy_stride, known});
+    feed.start({a.x + first * a.x_stride + c, a.dy + first * a.dy_stride + c, static_cast<int>(a.x_stride),
+                static_cast<int>(a.dy_stride), known});
     load_window<E, V, W>(a, b, a.cu[b], first, c, x);
     dpre = {};
     out = a.dx + (first - (W - 1)) * a.dx_stride + c;
@@ -230,7 +246,7 @@ struct Backward {
   // this thread's. kInner: all of them and the W-1 before them are.
   template <bool kInner>
   __device__ void batch(int done, int length, int known) {
-    const auto in = feed.take();
+    const auto in = feed.template take<kInner>();
 #pragma unroll
     for (int i = 0; i < W; ++i) {
       in.x[i].unpack(x.slot[i]);
@@ -407,7 +423,7 @@ void forward_with(Context& ctx, const Conv1dArgs<E, float>& a) {
   if (a.channels == 0) return;
   constexpr int V = kPackWidth<E>;
   if (a.width == 4 && forward_aligned(a, V)) return forward<E, V, 4, Plan>(ctx, a);
-  with_width(a.width, [&](auto width) { forward<E, 1, width(), ForwardPlan<1, false, 1, 32>>(ctx, a); });
+  with_width(a.width, [&](auto width) { forward<E, 1, width(), ForwardPlan<1, false, 16, 32>>(ctx, a); });
 }
 
 template <class E, int W, class Plan>
@@ -436,30 +452,33 @@ template <class E, class Plan>
 void backward_with(Context& ctx, const Conv1dArgs<E, float>& a) {
   if (a.channels == 0 || a.tokens == 0) return;
   if (a.width == 4 && backward_aligned(a, Plan::V)) return launch_backward<E, 4, Plan>(ctx, a);
-  with_width(a.width, [&](auto width) { launch_backward<E, width(), BackwardPlan<1, 4, 0, 1, 32>>(ctx, a); });
+  with_width(a.width, [&](auto width) { launch_backward<E, width(), BackwardPlan<1, 4, 0, 7, 32>>(ctx, a); });
 }
 
 // The plans to choose from; the first is the one in use.
 template <class E>
 using Variant = OpVariant<Conv1dArgs<E, float>>;
+// Blocks of 4 warps whose registers fit, 128 or 168 to a thread.
+template <class E>
+constexpr int kWideBlocks = sizeof(E) == 2 ? 4 : 3;
 template <class E>
 constexpr Variant<E> kForwardVariants[] = {
-    {"16 B, 32 tokens", forward_with<E, ForwardPlan<kPackWidth<E>, false, 1, 32>>},
-    {"16 B, balanced", forward_with<E, ForwardPlan<kPackWidth<E>, false, 1, 0>>},
-    {"16 B, ahead, balanced", forward_with<E, ForwardPlan<kPackWidth<E>, true, 7, 0>>},
+    {"16 B, 32 tokens", forward_with<E, ForwardPlan<kPackWidth<E>, false, 8, 32>>},
+    {"16 B, balanced", forward_with<E, ForwardPlan<kPackWidth<E>, false, 8, 0>>},
+    {"16 B, ahead, balanced", forward_with<E, ForwardPlan<kPackWidth<E>, true, 8, 0>>},
     {"8 B, balanced", forward_with<E, ForwardPlan<kPackWidth<E> / 2, false, 16, 0>>},
-    {"8 B, ahead, 32 tokens", forward_with<E, ForwardPlan<kPackWidth<E> / 2, true, 14, 32>>},
-    {"8 B, ahead, balanced", forward_with<E, ForwardPlan<kPackWidth<E> / 2, true, 14, 0>>},
+    {"8 B, ahead, 32 tokens", forward_with<E, ForwardPlan<kPackWidth<E> / 2, true, 12, 32>>},
+    {"8 B, ahead, balanced", forward_with<E, ForwardPlan<kPackWidth<E> / 2, true, 12, 0>>},
 };
 template <class E>
 constexpr Variant<E> kBackwardVariants[] = {
-    {"V 4, 32 tokens", backward_with<E, BackwardPlan<4, 4, 0, 1, 32>>},
-    {"V 4, balanced", backward_with<E, BackwardPlan<4, 4, 0, 1, 0>>},
+    {"V 4, 32 tokens", backward_with<E, BackwardPlan<4, 4, 0, kWideBlocks<E>, 32>>},
+    {"V 4, balanced", backward_with<E, BackwardPlan<4, 4, 0, kWideBlocks<E>, 0>>},
     {"V 4, ahead, balanced", backward_with<E, BackwardPlan<4, 4, 1, 3, 0>>},
-    {"V 2, balanced", backward_with<E, BackwardPlan<2, 4, 0, 8, 0>>},
-    {"V 2, ahead, balanced", backward_with<E, BackwardPlan<2, 4, 1, 6, 0>>},
-    {"V 4, 2 stages, balanced", backward_with<E, BackwardPlan<4, 2, 2, 8, 0>>},
-    {"V 4, 4 stages, balanced", backward_with<E, BackwardPlan<4, 2, 4, 8, 0>>},
+    {"V 2, balanced", backward_with<E, BackwardPlan<2, 4, 0, 7, 0>>},
+    {"V 2, ahead, balanced", backward_with<E, BackwardPlan<2, 4, 1, 5, 0>>},
+    {"V 4, 2 stages, balanced", backward_with<E, BackwardPlan<4, 2, 2, 2 * kWideBlocks<E>, 0>>},
+    {"V 4, 4 stages, balanced", backward_with<E, BackwardPlan<4, 2, 4, 2 * kWideBlocks<E>, 0>>},
 };
 
 }  // namespace

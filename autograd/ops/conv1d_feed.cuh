@@ -10,11 +10,11 @@ namespace matvlm {
 template <class E>
 struct FeedSource {
   const E *x, *dy;
-  int64_t x_stride, dy_stride;
+  int x_stride, dy_stride;  // 32 bits: fewer registers hold multiples of them
   int left;
   __device__ void advance(int count) {
-    x += count * x_stride;
-    dy += count * dy_stride;
+    x += static_cast<int64_t>(count) * x_stride;
+    dy += static_cast<int64_t>(count) * dy_stride;
     left -= count;
   }
 };
@@ -22,11 +22,14 @@ struct FeedSource {
 template <class E, int V, int W>
 struct FeedBatch {
   Pack<E, V> x[W], dy[W];
+  // kFull: there are W tokens.
+  template <bool kFull>
   __device__ void load(const FeedSource<E>& from) {
 #pragma unroll
     for (int i = 0; i < W; ++i) {
-      x[i] = Pack<E, V>::load_if(i < from.left, from.x + i * from.x_stride);
-      dy[i] = Pack<E, V>::load_if(i < from.left, from.dy + i * from.dy_stride);
+      const bool valid = kFull || i < from.left;
+      x[i] = Pack<E, V>::load_if(valid, from.x + static_cast<int64_t>(i) * from.x_stride);
+      dy[i] = Pack<E, V>::load_if(valid, from.dy + static_cast<int64_t>(i) * from.dy_stride);
     }
   }
 };
@@ -44,14 +47,26 @@ struct RegisterFeed {
     source = from;
     if constexpr (kAhead == 1) load_ahead();
   }
+  // The next batch. kFull: the caller knows that there are W tokens.
+  template <bool kFull>
   __device__ FeedBatch<E, V, W> take() {
-    if constexpr (kAhead == 0) load_ahead();
-    const FeedBatch<E, V, W> batch = ahead;
-    if constexpr (kAhead == 1) load_ahead();
-    return batch;
+    if constexpr (kAhead == 0) {
+      FeedBatch<E, V, W> batch;
+      batch.template load<kFull>(source);
+      source.advance(W);
+      return batch;
+    } else {
+      const FeedBatch<E, V, W> batch = ahead;
+      load_ahead();
+      return batch;
+    }
   }
   __device__ void load_ahead() {
-    ahead.load(source);
+    if (source.left >= W) {
+      ahead.template load<true>(source);
+    } else {
+      ahead.template load<false>(source);
+    }
     source.advance(W);
   }
 };
@@ -77,6 +92,7 @@ struct StagedFeed {
 #pragma unroll
     for (int s = 0; s < kStages - 1; ++s) fill(s);
   }
+  template <bool kFull>
   __device__ FeedBatch<E, V, W> take() {
     mma::copy_async_wait<kStages - 2>();
     FeedBatch<E, V, W> batch;
@@ -93,8 +109,10 @@ struct StagedFeed {
 #pragma unroll
     for (int i = 0; i < W; ++i) {
       const bool valid = i < source.left;
-      Pack<E, V>::copy_async(&shared.slots[stage][0][i][threadIdx.x], source.x + i * source.x_stride, valid);
-      Pack<E, V>::copy_async(&shared.slots[stage][1][i][threadIdx.x], source.dy + i * source.dy_stride, valid);
+      Pack<E, V>::copy_async(&shared.slots[stage][0][i][threadIdx.x],
+                             source.x + static_cast<int64_t>(i) * source.x_stride, valid);
+      Pack<E, V>::copy_async(&shared.slots[stage][1][i][threadIdx.x],
+                             source.dy + static_cast<int64_t>(i) * source.dy_stride, valid);
     }
     mma::copy_async_commit();
     source.advance(W);
