@@ -46,16 +46,18 @@ foreach(file ${e2e_tests})
 endforeach()
 set_tests_properties(e2e.resume PROPERTIES TIMEOUT 1800)  # of which it needs two minutes, but many more with sanitizers
 
-# Benchmarks: tests/bench/NAME.cpp (or NAME_cuda.cpp, which sees CUDA's headers) is the program bench_NAME, with NAME_*.cu
-# where there are any; not tests, they are run by hand on a GPU.
+# Benchmarks: tests/bench/NAME.cpp (or NAME_cuda.cpp, which sees CUDA's headers) is the program bench_NAME; kernels
+# they share or compare are in *.cu. Not tests, they are run by hand on a GPU.
 if(MATVLM_HAVE_CUDA)
+  file(GLOB bench_kernels CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/bench/*.cu)
+  add_library(matvlm_bench_support STATIC ${bench_kernels})  # what they compare with
+  target_link_libraries(matvlm_bench_support PUBLIC matvlm_test_support)
   file(GLOB benches CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/bench/*.cpp)
   foreach(file ${benches})
     get_filename_component(name ${file} NAME_WE)
     string(REGEX REPLACE "_cuda$" "" name ${name})
-    file(GLOB kernels CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/bench/${name}_*.cu)
-    add_executable(bench_${name} ${file} ${kernels})
-    target_link_libraries(bench_${name} PRIVATE matvlm_test_support)
+    add_executable(bench_${name} ${file})
+    target_link_libraries(bench_${name} PRIVATE matvlm_bench_support)
   endforeach()
 endif()
 

@@ -2,26 +2,44 @@
 // and walks along tokens with the last W inputs in registers. V is 1 where rows are not aligned, and for 2 or 3 taps.
 // Backward is one pass: each warp recomputes the W-1 preactivation gradients behind its tokens instead of sharing them
 // through memory. Weight gradients: one partial sum per tile and channel, then an ordered sum over tiles.
+#include <iterator>
 #include <type_traits>
 
 #include "autograd/ops/conv1d.h"
+#include "autograd/ops/conv1d_feed.cuh"
 #include "autograd/ops/pack.cuh"
 #include "autograd/ops/sequence_lookup.cuh"
+#include "autograd/ops/tiling.cuh"
 #include "core/cuda_context.h"
 
 namespace matvlm {
 namespace {
 
-constexpr int kForwardThreads = 64;
-constexpr int64_t kForwardTokens = 32;  // per thread
-constexpr int64_t kStepTokens = 16;     // sequences up to this length: state and tokens in one launch
-
 constexpr int kWarp = 32;
-constexpr int kBackwardWarps = 4;  // of a block; each takes kBackwardTokens of the tile, all the same channels
-constexpr int64_t kBackwardTokens = 32;
-constexpr int64_t kBackwardTile = kBackwardWarps * kBackwardTokens;
-// The inputs, gradients, weights and sums of 8 channels would not leave registers for enough loads in flight.
-constexpr int kBackwardChannels = 4;
+constexpr int kForwardThreads = 64;
+constexpr int64_t kStepTokens = 16;  // sequences up to this length: state and tokens in one launch
+
+// One way of running the forward kernel: channels per thread, loads one batch ahead or not, resident blocks to leave
+// registers for, tokens per block (0: as many as fill the multiprocessors).
+template <int kVector, bool kPrefetch_, int kBlocks_, int64_t kTokens_>
+struct ForwardPlan {
+  static constexpr int V = kVector;
+  static constexpr bool kPrefetch = kPrefetch_;
+  static constexpr int kBlocks = kBlocks_;
+  static constexpr int64_t kTokens = kTokens_;
+};
+
+// One way of running the backward kernel: channels per thread, warps of a block (each takes a part of the tile's
+// tokens, all the same channels), how inputs come (0: when asked for, 1: a batch ahead, more: stages in shared memory),
+// resident blocks to leave registers for, tokens per warp (0: as many as fill the multiprocessors).
+template <int kVector, int kWarps_, int kFeed_, int kBlocks_, int64_t kTokens_>
+struct BackwardPlan {
+  static constexpr int V = kVector;
+  static constexpr int kWarps = kWarps_;
+  static constexpr int kFeed = kFeed_;
+  static constexpr int kBlocks = kBlocks_;
+  static constexpr int64_t kTokens = kTokens_;
+};
 
 template <class E, int V, int W>
 struct Taps {
@@ -83,15 +101,18 @@ __device__ void store_window(const Conv1dArgs<E, float>& a, const Ring<V, W>& x,
   for (int i = 0; i < W - 1; ++i) Pack<E, V>::pack(x.slot[(newest + 2 + i) % W]).store(rows + i * a.channels + c);
 }
 
-// Up to W tokens from t on, all of them when kFull; their loads first.
+// W tokens from t on, or the first `count` of them when !kFull.
 template <bool kFull, class E, int V, int W>
-__device__ void forward_batch(const Conv1dArgs<E, float>& a, const Taps<E, V, W>& taps, int64_t t, int count, int64_t c,
-                              Ring<V, W>& x) {
+__device__ void load_batch(const Conv1dArgs<E, float>& a, int64_t t, int count, int64_t c, Pack<E, V> (&in)[W]) {
   const E* from = a.x + t * a.x_stride + c;
-  E* to = a.y + t * a.y_stride + c;
-  Pack<E, V> in[W];
 #pragma unroll
   for (int i = 0; i < W; ++i) in[i] = Pack<E, V>::load_if(kFull || i < count, from + i * a.x_stride);
+}
+
+template <bool kFull, class E, int V, int W>
+__device__ void forward_batch(const Conv1dArgs<E, float>& a, const Taps<E, V, W>& taps, int64_t t, int count, int64_t c,
+                              const Pack<E, V> (&in)[W], Ring<V, W>& x) {
+  E* to = a.y + t * a.y_stride + c;
 #pragma unroll
   for (int i = 0; i < W; ++i) {
     if (!kFull && i >= count) break;
@@ -110,8 +131,35 @@ __device__ void forward_batch(const Conv1dArgs<E, float>& a, const Taps<E, V, W>
 template <class E, int V, int W>
 __device__ void forward_tokens(const Conv1dArgs<E, float>& a, const Taps<E, V, W>& taps, int64_t t, int64_t stop,
                                int64_t c, Ring<V, W>& x) {
-  for (; t + W <= stop; t += W) forward_batch<true>(a, taps, t, W, c, x);
-  if (t < stop) forward_batch<false>(a, taps, t, static_cast<int>(stop - t), c, x);
+  Pack<E, V> in[W];
+  for (; t + W <= stop; t += W) {
+    load_batch<true>(a, t, W, c, in);
+    forward_batch<true>(a, taps, t, W, c, in, x);
+  }
+  if (t >= stop) return;
+  const int rest = static_cast<int>(stop - t);
+  load_batch<false>(a, t, rest, c, in);
+  forward_batch<false>(a, taps, t, rest, c, in, x);
+}
+
+// The same with the loads of a batch under way while the one before it is computed.
+template <class E, int V, int W>
+__device__ void forward_tokens_ahead(const Conv1dArgs<E, float>& a, const Taps<E, V, W>& taps, int64_t t, int64_t stop,
+                                     int64_t c, Ring<V, W>& x) {
+  Pack<E, V> ahead[W];
+  load_batch<false>(a, t, static_cast<int>(min(stop - t, static_cast<int64_t>(W))), c, ahead);
+  for (; t + W <= stop; t += W) {
+    Pack<E, V> in[W];
+#pragma unroll
+    for (int i = 0; i < W; ++i) in[i] = ahead[i];
+    if (t + 2 * W <= stop) {
+      load_batch<true>(a, t + W, W, c, ahead);
+    } else {
+      load_batch<false>(a, t + W, static_cast<int>(stop - t - W), c, ahead);
+    }
+    forward_batch<true>(a, taps, t, W, c, in, x);
+  }
+  if (t < stop) forward_batch<false>(a, taps, t, static_cast<int>(stop - t), c, ahead, x);
 }
 
 // First channel of this thread when the blocks' columns are numbered before their tiles.
@@ -120,12 +168,14 @@ __device__ int64_t first_channel(unsigned columns, int threads) {
   return (static_cast<int64_t>(blockIdx.x % columns) * threads + threadIdx.x) * V;
 }
 
-template <class E, int V, int W>
-__global__ void __launch_bounds__(kForwardThreads) forward_kernel(Conv1dArgs<E, float> a, unsigned columns) {
+template <class E, int W, class Plan>
+__global__ void __launch_bounds__(kForwardThreads, Plan::kBlocks)
+    forward_kernel(Conv1dArgs<E, float> a, unsigned columns, int64_t tile_tokens) {
+  constexpr int V = Plan::V;
   const int64_t c = first_channel<V>(columns, kForwardThreads);
   if (c >= a.channels) return;
-  const int64_t first = static_cast<int64_t>(blockIdx.x / columns) * kForwardTokens;
-  const int64_t last = min(first + kForwardTokens, a.tokens);
+  const int64_t first = static_cast<int64_t>(blockIdx.x / columns) * tile_tokens;
+  const int64_t last = min(first + tile_tokens, a.tokens);
   const Taps<E, V, W> taps(a, c);
   int64_t b = sequence_of(a.cu, a.batch, first);
   for (int64_t t = first; t < last;) {
@@ -133,7 +183,11 @@ __global__ void __launch_bounds__(kForwardThreads) forward_kernel(Conv1dArgs<E, 
     const int64_t stop = min(last, a.cu[b + 1]);
     Ring<V, W> x;
     load_window<E, V, W>(a, b, a.cu[b], t, c, x);
-    forward_tokens(a, taps, t, stop, c, x);
+    if constexpr (Plan::kPrefetch) {
+      forward_tokens_ahead(a, taps, t, stop, c, x);
+    } else {
+      forward_tokens(a, taps, t, stop, c, x);
+    }
     t = stop;
   }
 }
@@ -158,27 +212,27 @@ __global__ void __launch_bounds__(kForwardThreads) sequence_kernel(Conv1dArgs<E,
 }
 
 // One thread's tokens of one tile, sequence by sequence.
-template <class E, int V, int W>
+template <class E, int V, int W, class Feed>
 struct Backward {
   const Conv1dArgs<E, float>& a;
   const Taps<E, V, W> taps;
   float sums[W + 1][V] = {};  // of dpre * x for each tap, and of dpre
   Ring<V, W> x, dpre;
-  // Of the next token: x, dy, and dx of the token W-1 behind it, whose last dpre that is.
-  const E *in = nullptr, *din = nullptr;
-  E* out = nullptr;
+  Feed feed;
+  E* out = nullptr;  // dx of the token W-1 behind the next one, which completes it
 
-  __device__ Backward(const Conv1dArgs<E, float>& args, int64_t c) : a(args), taps(args, c) {}
+  __device__ Backward(const Conv1dArgs<E, float>& args, int64_t c, typename Feed::Shared& shared)
+      : a(args), taps(args, c), feed(shared) {}
 
   // Tokens [first, stop) of a sequence that ends at `end`. dx of the last ones needs dpre of up to W-1 tokens more.
   __device__ void tokens(int64_t b, int64_t first, int64_t stop, int64_t end, int64_t c) {
-    load_window<E, V, W>(a, b, a.cu[b], first, c, x);
-    dpre = {};
-    in = a.x + first * a.x_stride + c;
-    din = a.dy + first * a.dy_stride + c;
-    out = a.dx + (first - (W - 1)) * a.dx_stride + c;
     const int length = static_cast<int>(stop - first);
     const int known = static_cast<int>(min(end, stop + W - 1) - first);
+    feed.start({a.x + first * a.x_stride + c, a.dy + first * a.dy_stride + c, static_cast<int>(a.x_stride),
+                static_cast<int>(a.dy_stride), known});
+    load_window<E, V, W>(a, b, a.cu[b], first, c, x);
+    dpre = {};
+    out = a.dx + (first - (W - 1)) * a.dx_stride + c;
     for (int done = 0; done < length + W - 1; done += W) {
       if (done > 0 && done + W <= length) {
         batch<true>(done, length, known);
@@ -192,18 +246,12 @@ struct Backward {
   // this thread's. kInner: all of them and the W-1 before them are.
   template <bool kInner>
   __device__ void batch(int done, int length, int known) {
-    Pack<E, V> x_in[W];
-    Pack<E, V> dy_in[W];
+    const auto in = feed.template take<kInner>();
 #pragma unroll
     for (int i = 0; i < W; ++i) {
-      x_in[i] = Pack<E, V>::load_if(kInner || done + i < known, in + i * a.x_stride);
-      dy_in[i] = Pack<E, V>::load_if(kInner || done + i < known, din + i * a.dy_stride);
-    }
-#pragma unroll
-    for (int i = 0; i < W; ++i) {
-      x_in[i].unpack(x.slot[i]);
+      in.x[i].unpack(x.slot[i]);
       keep(x.slot[i]);
-      preactivation_gradient(i, dy_in[i]);
+      preactivation_gradient(i, in.dy[i]);
       if (!kInner && done + i >= known) {
 #pragma unroll
         for (int v = 0; v < V; ++v) dpre.slot[i][v] = 0.0F;
@@ -212,8 +260,6 @@ struct Backward {
       const bool ready = kInner || (done + i >= W - 1 && done + i < length + W - 1);
       if (ready && a.dx != nullptr) store_dx(i, out + i * a.dx_stride);
     }
-    in += W * a.x_stride;
-    din += W * a.dy_stride;
     out += W * a.dx_stride;
   }
 
@@ -249,21 +295,29 @@ struct Backward {
   }
 };
 
+template <class E, int W, class Plan>
+using FeedOf = std::conditional_t<(Plan::kFeed > 1), StagedFeed<E, Plan::V, W, Plan::kFeed>,
+                                  RegisterFeed<E, Plan::V, W, Plan::kFeed == 1 ? 1 : 0>>;
+
 // partial: [tiles, W+1, C], or null when no weight gradient is wanted.
-template <class E, int V, int W>
-__global__ void __launch_bounds__(kWarp* kBackwardWarps)
-    backward_kernel(Conv1dArgs<E, float> a, unsigned columns, float* partial) {
+template <class E, int W, class Plan>
+__global__ void __launch_bounds__(kWarp* Plan::kWarps, Plan::kBlocks)
+    backward_kernel(Conv1dArgs<E, float> a, unsigned columns, int64_t warp_tokens, float* partial) {
+  constexpr int V = Plan::V;
+  constexpr int kWarps = Plan::kWarps;
   constexpr int kChannels = kWarp * V;
-  __shared__ alignas(16) float shared[kBackwardWarps][W + 1][kChannels];
+  using Feed = FeedOf<E, W, Plan>;
+  __shared__ alignas(16) float shared[kWarps][W + 1][kChannels];
+  __shared__ typename Feed::Shared staged[kWarps];
   const int64_t block_channel = static_cast<int64_t>(blockIdx.x % columns) * kChannels;
   const int64_t tile = blockIdx.x / columns;
   const int lane = static_cast<int>(threadIdx.x);
   const int warp = static_cast<int>(threadIdx.y);
   const int64_t c = block_channel + lane * V;
-  const int64_t first = tile * kBackwardTile + warp * kBackwardTokens;
-  const int64_t last = min(first + kBackwardTokens, a.tokens);
+  const int64_t first = (tile * kWarps + warp) * warp_tokens;
+  const int64_t last = min(first + warp_tokens, a.tokens);
   if (c < a.channels && first < last) {
-    Backward<E, V, W> work(a, c);
+    Backward<E, V, W, Feed> work(a, c, staged[warp]);
     int64_t b = sequence_of(a.cu, a.batch, first);
     for (int64_t t = first; t < last;) {
       while (t >= a.cu[b + 1]) ++b;
@@ -279,14 +333,15 @@ __global__ void __launch_bounds__(kWarp* kBackwardWarps)
   }
   if (partial == nullptr) return;
   __syncthreads();
-  const int channel = warp * kWarp + lane;
-  if (channel >= kChannels || block_channel + channel >= a.channels) return;
+  for (int channel = warp * kWarp + lane; channel < kChannels; channel += kWarp * kWarps) {
+    if (block_channel + channel >= a.channels) return;
 #pragma unroll
-  for (int w = 0; w <= W; ++w) {
-    float sum = 0.0F;
+    for (int w = 0; w <= W; ++w) {
+      float sum = 0.0F;
 #pragma unroll
-    for (int i = 0; i < kBackwardWarps; ++i) sum += shared[i][w][channel];
-    partial[(tile * (W + 1) + w) * a.channels + block_channel + channel] = sum;
+      for (int i = 0; i < kWarps; ++i) sum += shared[i][w][channel];
+      partial[(tile * (W + 1) + w) * a.channels + block_channel + channel] = sum;
+    }
   }
 }
 
@@ -305,14 +360,13 @@ __global__ void weight_gradient_kernel(const float* partial, int64_t tiles, int6
 template <int kValue>
 using Constant = std::integral_constant<int, kValue>;
 
-// Calls f with the channels per thread and the taps.
-template <int V, class F>
-void with_shape(int64_t width, bool aligned, F&& f) {
-  if (width == 4 && aligned) return f(Constant<V>{}, Constant<4>{});
-  if (width == 4) return f(Constant<1>{}, Constant<4>{});
-  if (width == 3) return f(Constant<1>{}, Constant<3>{});
+// Calls f with the taps.
+template <class F>
+void with_width(int64_t width, F&& f) {
+  if (width == 4) return f(Constant<4>{});
+  if (width == 3) return f(Constant<3>{});
   check(width == 2, "[conv1d] found ", width, " taps, expected 2 to ", kConvMaxWidth);
-  f(Constant<1>{}, Constant<2>{});
+  f(Constant<2>{});
 }
 
 template <class E>
@@ -320,69 +374,136 @@ bool weights_aligned(const Conv1dArgs<E, float>& a, int V) {
   return a.channels % V == 0 && rows_aligned(a.weight, 0, V) && rows_aligned(a.bias, 0, V);
 }
 
+template <class E>
+bool forward_aligned(const Conv1dArgs<E, float>& a, int V) {
+  return weights_aligned(a, V) && rows_aligned(a.x, a.x_stride, V) && rows_aligned(a.y, a.y_stride, V) &&
+         rows_aligned(a.initial, 0, V) && rows_aligned(a.final_state, 0, V) && rows_aligned(a.every, 0, V);
+}
+
+template <class E>
+bool backward_aligned(const Conv1dArgs<E, float>& a, int V) {
+  return weights_aligned(a, V) && rows_aligned(a.x, a.x_stride, V) && rows_aligned(a.dy, a.dy_stride, V) &&
+         rows_aligned(a.dx, a.dx_stride, V);
+}
+
 unsigned count_blocks(int64_t n, int64_t per_block) { return static_cast<unsigned>((n + per_block - 1) / per_block); }
+
+template <class E, int W, class Plan>
+void launch_forward(Context& ctx, const Conv1dArgs<E, float>& a) {
+  const unsigned columns = count_blocks(a.channels, Plan::V * kForwardThreads);
+  const auto kernel = forward_kernel<E, W, Plan>;
+  int64_t tile = Plan::kTokens;
+  if (tile == 0) {
+    tile = balanced_walk({.tokens = a.tokens, .columns = columns, .granule = W},
+                         resident_blocks(ctx, kernel, kForwardThreads));
+  }
+  const unsigned blocks = count_blocks(a.tokens, tile) * columns;
+  kernel<<<blocks, kForwardThreads, 0, cuda_stream(ctx)>>>(a, columns, tile);
+  MATVLM_LAUNCH_CHECK();
+}
+
+template <class E, int V, int W, bool kTokens>
+void launch_sequences(Context& ctx, const Conv1dArgs<E, float>& a) {
+  const unsigned columns = count_blocks(a.channels, V * kForwardThreads);
+  const auto blocks = static_cast<unsigned>(a.batch) * columns;
+  sequence_kernel<E, V, W, kTokens><<<blocks, kForwardThreads, 0, cuda_stream(ctx)>>>(a, columns);
+  MATVLM_LAUNCH_CHECK();
+}
+
+template <class E, int V, int W, class Plan>
+void forward(Context& ctx, const Conv1dArgs<E, float>& a) {
+  const bool wants_final = a.final_state != nullptr && a.batch > 0;
+  if (wants_final && a.longest <= kStepTokens) return launch_sequences<E, V, W, true>(ctx, a);
+  if (a.tokens > 0) launch_forward<E, W, Plan>(ctx, a);
+  if (wants_final) launch_sequences<E, V, W, false>(ctx, a);  // after the tokens, whose blocks read the initial state
+}
+
+template <class E, class Plan>
+void forward_with(Context& ctx, const Conv1dArgs<E, float>& a) {
+  if (a.channels == 0) return;
+  constexpr int V = kPackWidth<E>;
+  if (a.width == 4 && forward_aligned(a, V)) return forward<E, V, 4, Plan>(ctx, a);
+  with_width(a.width, [&](auto width) { forward<E, 1, width(), ForwardPlan<1, false, 16, 32>>(ctx, a); });
+}
+
+template <class E, int W, class Plan>
+void launch_backward(Context& ctx, const Conv1dArgs<E, float>& a) {
+  const unsigned columns = count_blocks(a.channels, Plan::V * kWarp);
+  const auto kernel = backward_kernel<E, W, Plan>;
+  int64_t tokens = Plan::kTokens;
+  if (tokens == 0) {
+    tokens = balanced_walk({.tokens = a.tokens, .columns = columns, .walks = Plan::kWarps, .granule = W},
+                           resident_blocks(ctx, kernel, kWarp * Plan::kWarps));
+  }
+  const unsigned tiles = count_blocks(a.tokens, Plan::kWarps * tokens);
+  const bool weights = a.dweight != nullptr || a.dbias != nullptr;
+  const int64_t sums = (W + 1) * a.channels;
+  const Tensor partial = Tensor::empty(ctx, {weights ? static_cast<int64_t>(tiles) : 0, sums}, DType::f32);
+  float* sums_of_tiles = weights ? partial.data<float>() : nullptr;
+  kernel<<<tiles * columns, dim3(kWarp, Plan::kWarps), 0, cuda_stream(ctx)>>>(a, columns, tokens, sums_of_tiles);
+  MATVLM_LAUNCH_CHECK();
+  if (!weights) return;
+  weight_gradient_kernel<<<sum_blocks(sums), dim3(kSumColumns, kSumRows), 0, cuda_stream(ctx)>>>(
+      sums_of_tiles, tiles, a.channels, W, a.dweight, a.dbias);
+  MATVLM_LAUNCH_CHECK();
+}
+
+template <class E, class Plan>
+void backward_with(Context& ctx, const Conv1dArgs<E, float>& a) {
+  if (a.channels == 0 || a.tokens == 0) return;
+  if (a.width == 4 && backward_aligned(a, Plan::V)) return launch_backward<E, 4, Plan>(ctx, a);
+  with_width(a.width, [&](auto width) { launch_backward<E, width(), BackwardPlan<1, 4, 0, 7, 32>>(ctx, a); });
+}
+
+// The plans to choose from; the first is the one in use.
+template <class E>
+using Variant = OpVariant<Conv1dArgs<E, float>>;
+// Blocks of 4 warps whose registers fit, 128 or 168 to a thread.
+template <class E>
+constexpr int kWideBlocks = sizeof(E) == 2 ? 4 : 3;
+template <class E>
+constexpr Variant<E> kForwardVariants[] = {
+    {"16 B, 32 tokens", forward_with<E, ForwardPlan<kPackWidth<E>, false, 8, 32>>},
+    {"16 B, balanced", forward_with<E, ForwardPlan<kPackWidth<E>, false, 8, 0>>},
+    {"16 B, ahead, balanced", forward_with<E, ForwardPlan<kPackWidth<E>, true, 8, 0>>},
+    {"8 B, balanced", forward_with<E, ForwardPlan<kPackWidth<E> / 2, false, 16, 0>>},
+    {"8 B, ahead, 32 tokens", forward_with<E, ForwardPlan<kPackWidth<E> / 2, true, 12, 32>>},
+    {"8 B, ahead, balanced", forward_with<E, ForwardPlan<kPackWidth<E> / 2, true, 12, 0>>},
+};
+template <class E>
+constexpr Variant<E> kBackwardVariants[] = {
+    {"V 4, 32 tokens", backward_with<E, BackwardPlan<4, 4, 0, kWideBlocks<E>, 32>>},
+    {"V 4, balanced", backward_with<E, BackwardPlan<4, 4, 0, kWideBlocks<E>, 0>>},
+    {"V 4, ahead, balanced", backward_with<E, BackwardPlan<4, 4, 1, 3, 0>>},
+    {"V 2, balanced", backward_with<E, BackwardPlan<2, 4, 0, 7, 0>>},
+    {"V 2, ahead, balanced", backward_with<E, BackwardPlan<2, 4, 1, 5, 0>>},
+    {"V 4, 2 stages, balanced", backward_with<E, BackwardPlan<4, 2, 2, 2 * kWideBlocks<E>, 0>>},
+    {"V 4, 4 stages, balanced", backward_with<E, BackwardPlan<4, 2, 4, 2 * kWideBlocks<E>, 0>>},
+};
 
 }  // namespace
 
 template <class E>
 void conv1d_forward_cuda(Context& ctx, const Conv1dArgs<E, float>& a) {
-  if (a.channels == 0) return;
-  constexpr int kWidth = kPackWidth<E>;
-  const bool aligned = weights_aligned(a, kWidth) && rows_aligned(a.x, a.x_stride, kWidth) &&
-                       rows_aligned(a.y, a.y_stride, kWidth) && rows_aligned(a.initial, 0, kWidth) &&
-                       rows_aligned(a.final_state, 0, kWidth) && rows_aligned(a.every, 0, kWidth);
-  with_shape<kWidth>(a.width, aligned, [&](auto channels, auto width) {
-    constexpr int V = channels();
-    constexpr int W = width();
-    const cudaStream_t stream = cuda_stream(ctx);
-    const unsigned columns = count_blocks(a.channels, V * kForwardThreads);
-    const auto sequences = static_cast<unsigned>(a.batch) * columns;
-    const bool wants_final = a.final_state != nullptr && a.batch > 0;
-    if (wants_final && a.longest <= kStepTokens) {
-      sequence_kernel<E, V, W, true><<<sequences, kForwardThreads, 0, stream>>>(a, columns);
-      MATVLM_LAUNCH_CHECK();
-      return;
-    }
-    if (a.tokens > 0) {
-      const unsigned blocks = count_blocks(a.tokens, kForwardTokens) * columns;
-      forward_kernel<E, V, W><<<blocks, kForwardThreads, 0, stream>>>(a, columns);
-      MATVLM_LAUNCH_CHECK();
-    }
-    if (wants_final) {  // after the tokens, whose blocks read the initial state
-      sequence_kernel<E, V, W, false><<<sequences, kForwardThreads, 0, stream>>>(a, columns);
-      MATVLM_LAUNCH_CHECK();
-    }
-  });
+  kForwardVariants<E>[0].run(ctx, a);
 }
 
 template <class E>
 void conv1d_backward_cuda(Context& ctx, const Conv1dArgs<E, float>& a) {
-  if (a.channels == 0 || a.tokens == 0) return;
-  constexpr int kWidth = kBackwardChannels;
-  const bool aligned = weights_aligned(a, kWidth) && rows_aligned(a.x, a.x_stride, kWidth) &&
-                       rows_aligned(a.dy, a.dy_stride, kWidth) && rows_aligned(a.dx, a.dx_stride, kWidth);
-  const bool weights = a.dweight != nullptr || a.dbias != nullptr;
-  const int64_t tiles = (a.tokens + kBackwardTile - 1) / kBackwardTile;
-  const int64_t sums = (a.width + 1) * a.channels;
-  const Tensor partial = Tensor::empty(ctx, {weights ? tiles : 0, sums}, DType::f32);
-  with_shape<kWidth>(a.width, aligned, [&](auto channels, auto width) {
-    constexpr int V = channels();
-    constexpr int W = width();
-    const unsigned columns = count_blocks(a.channels, V * kWarp);
-    backward_kernel<E, V, W>
-        <<<static_cast<unsigned>(tiles) * columns, dim3(kWarp, kBackwardWarps), 0, cuda_stream(ctx)>>>(
-            a, columns, weights ? partial.data<float>() : nullptr);
-    MATVLM_LAUNCH_CHECK();
-  });
-  if (!weights) return;
-  weight_gradient_kernel<<<sum_blocks(sums), dim3(kSumColumns, kSumRows), 0, cuda_stream(ctx)>>>(
-      partial.data<float>(), tiles, a.channels, a.width, a.dweight, a.dbias);
-  MATVLM_LAUNCH_CHECK();
+  kBackwardVariants<E>[0].run(ctx, a);
+}
+
+template <class E>
+std::vector<OpVariant<Conv1dArgs<E, float>>> conv1d_variants(bool backward) {
+  if (backward) return {std::begin(kBackwardVariants<E>), std::end(kBackwardVariants<E>)};
+  return {std::begin(kForwardVariants<E>), std::end(kForwardVariants<E>)};
 }
 
 template void conv1d_forward_cuda(Context&, const Conv1dArgs<float, float>&);
 template void conv1d_forward_cuda(Context&, const Conv1dArgs<bf16, float>&);
 template void conv1d_backward_cuda(Context&, const Conv1dArgs<float, float>&);
 template void conv1d_backward_cuda(Context&, const Conv1dArgs<bf16, float>&);
+template std::vector<OpVariant<Conv1dArgs<float, float>>> conv1d_variants<float>(bool);
+template std::vector<OpVariant<Conv1dArgs<bf16, float>>> conv1d_variants<bf16>(bool);
 
 }  // namespace matvlm

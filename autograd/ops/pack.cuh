@@ -28,6 +28,19 @@ struct Pack {
   static __device__ Pack load(const E* p) { return {*reinterpret_cast<const Raw*>(p)}; }
   // Zeros when !valid; nothing is read then.
   static __device__ Pack load_if(bool valid, const E* p) { return valid ? load(p) : Pack{}; }
+  // Starts a copy of one pack into shared memory; zeros when !valid (nothing is read then). 4 bytes at least.
+  static __device__ void copy_async(Pack* to, const E* from, bool valid) {
+    const unsigned address = mma::shared_address(to);
+    if constexpr (kBytes == 16) {
+      mma::copy_async_16(address, from, valid);
+    } else if constexpr (kBytes == 8) {
+      asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(address), "l"(from), "r"(valid ? 8 : 0)
+                   : "memory");
+    } else {
+      static_assert(kBytes == 4);
+      mma::copy_async_4(address, from, valid);
+    }
+  }
   // One access; a plain assignment may become one for each word.
   __device__ void store(E* p) const {
     if constexpr (kBytes == 16) {

@@ -93,20 +93,6 @@ double median_ms(Context& ctx, int sets, F&& run, const TimingOptions& options =
   return times[static_cast<size_t>(options.timings / 2)];
 }
 
-// Bytes read and written per second, in GB/s, by the driver's copy from device memory to device memory: the mark for
-// kernels that are bound by memory.
-inline double copy_bandwidth(Context& ctx) {
-  constexpr int64_t kBytes = 512LL << 20;
-  const Tensor from = Tensor::zeros(ctx, {kBytes}, DType::u8);
-  const Tensor to = Tensor::zeros(ctx, {kBytes}, DType::u8);
-  const double ms = median_ms(ctx, 2, [&](int i) {
-    const bool forth = i % 2 == 0;
-    MATVLM_CUDA_CHECK(cudaMemcpyAsync(forth ? to.raw() : from.raw(), forth ? from.raw() : to.raw(),
-                                      static_cast<size_t>(kBytes), cudaMemcpyDeviceToDevice, cuda_stream(ctx)));
-  });
-  return 2.0 * static_cast<double>(kBytes) / ms * 1e-6;
-}
-
 // Fills a contiguous f32 or bf16 tensor with normal numbers: a few million of them, over and over.
 inline void fill_random(Context& ctx, const Tensor& t, double scale = 1.0) {
   constexpr int64_t kPeriod = (1 << 20) + 7;  // odd, so that rows differ
