@@ -37,7 +37,7 @@ struct DkvTiles {
 template <int kDim>
 struct DkvChoice;
 template <>
-struct DkvChoice<64> : DkvTiles<64, 2, 80, 3, 2> {};
+struct DkvChoice<64> : DkvTiles<64, 2, 64, 3, 2> {};
 template <>
 struct DkvChoice<80> : DkvTiles<80, 2, 64, 3, 2> {};
 template <>

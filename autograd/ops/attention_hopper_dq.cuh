@@ -44,7 +44,7 @@ struct DqChoice;
 template <>
 struct DqChoice<64> : DqTiles<64, 2, 128, 3, 2> {};
 template <>
-struct DqChoice<80> : DqTiles<80, 2, 112, 3, 2> {};
+struct DqChoice<80> : DqTiles<80, 3, 64, 3, 2> {};
 template <>
 struct DqChoice<96> : DqTiles<96, 2, 96, 3, 2> {};
 template <>

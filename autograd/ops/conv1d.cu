@@ -455,30 +455,20 @@ void backward_with(Context& ctx, const Conv1dArgs<E, float>& a) {
   with_width(a.width, [&](auto width) { launch_backward<E, width(), BackwardPlan<1, 4, 0, 7, 32>>(ctx, a); });
 }
 
-// The plans to choose from; the first is the one in use.
+// The plans to choose from; the first is the one in use, the others are there to compare.
 template <class E>
 using Variant = OpVariant<Conv1dArgs<E, float>>;
-// Blocks of 4 warps whose registers fit, 128 or 168 to a thread.
 template <class E>
-constexpr int kWideBlocks = sizeof(E) == 2 ? 4 : 3;
+constexpr int kWideBlocks = sizeof(E) == 2 ? 4 : 3;  // of 4 warps: 128 or 168 registers a thread
 template <class E>
 constexpr Variant<E> kForwardVariants[] = {
-    {"16 B, 32 tokens", forward_with<E, ForwardPlan<kPackWidth<E>, false, 8, 32>>},
-    {"16 B, balanced", forward_with<E, ForwardPlan<kPackWidth<E>, false, 8, 0>>},
-    {"16 B, ahead, balanced", forward_with<E, ForwardPlan<kPackWidth<E>, true, 8, 0>>},
-    {"8 B, balanced", forward_with<E, ForwardPlan<kPackWidth<E> / 2, false, 16, 0>>},
-    {"8 B, ahead, 32 tokens", forward_with<E, ForwardPlan<kPackWidth<E> / 2, true, 12, 32>>},
     {"8 B, ahead, balanced", forward_with<E, ForwardPlan<kPackWidth<E> / 2, true, 12, 0>>},
+    {"16 B, 32 tokens", forward_with<E, ForwardPlan<kPackWidth<E>, false, 8, 32>>},
 };
 template <class E>
 constexpr Variant<E> kBackwardVariants[] = {
-    {"V 4, 32 tokens", backward_with<E, BackwardPlan<4, 4, 0, kWideBlocks<E>, 32>>},
-    {"V 4, balanced", backward_with<E, BackwardPlan<4, 4, 0, kWideBlocks<E>, 0>>},
-    {"V 4, ahead, balanced", backward_with<E, BackwardPlan<4, 4, 1, 3, 0>>},
-    {"V 2, balanced", backward_with<E, BackwardPlan<2, 4, 0, 7, 0>>},
-    {"V 2, ahead, balanced", backward_with<E, BackwardPlan<2, 4, 1, 5, 0>>},
     {"V 4, 2 stages, balanced", backward_with<E, BackwardPlan<4, 2, 2, 2 * kWideBlocks<E>, 0>>},
-    {"V 4, 4 stages, balanced", backward_with<E, BackwardPlan<4, 2, 4, 2 * kWideBlocks<E>, 0>>},
+    {"V 4, 32 tokens", backward_with<E, BackwardPlan<4, 4, 0, kWideBlocks<E>, 32>>},
 };
 
 }  // namespace
