@@ -5,6 +5,7 @@
 #include <iomanip>
 #include <iostream>
 
+#include "autograd/ops/head_loss.h"
 #include "data/dataset.h"
 #include "distill/student.h"
 #include "launch/commands.h"
@@ -97,7 +98,7 @@ int run_check(Process& process, const CheckArgs& args) {
                config.max_length > 0 && run.kind == RunKind::teach ? config.max_length : run.data.max_length);
   const double tokens = static_cast<double>(run.batch.micro * longest);
   const auto activations = static_cast<int64_t>(tokens * activation_elements(run, config)) * compute;
-  const int64_t scratch = 64LL << 20;
+  const int64_t scratch = HeadLossSpec().scratch_bytes;
 
   std::cout << config_table(run) << "\n";
   line("frozen parameters", cat(s.frozen));

@@ -1,38 +1,42 @@
 // Elementwise sums on the GPU.
 #include "autograd/ops/add_device.h"
-#include "autograd/ops/elementwise.cuh"
+#include "autograd/ops/pack_rows.cuh"
+#include "core/tensor.h"
 
 namespace matvlm {
 namespace {
 
-template <class T>
+template <class T, int V>
 __global__ void add_kernel(AddDeviceArgs args) {
-  const int64_t n = args.rows * args.cols;
-  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += step) {
-    const int64_t row = i / args.cols;
-    const int64_t col = i - row * args.cols;
+  for_each_pack<V>(args.rows, args.cols, [&](int64_t row, int64_t col) {
     T* dst = static_cast<T*>(args.dst) + row * args.dst_stride + col;
-    float sum = args.accumulate ? load_float(dst) : 0.0F;
+    float sum[V] = {};
+    if (args.accumulate) load_pack(sum, dst);
 #pragma unroll
     for (int k = 0; k < kMaxAddTerms; ++k) {
-      if (k < args.count) sum += load_float(static_cast<const T*>(args.terms[k]) + row * args.strides[k] + col);
+      if (k >= args.count) continue;
+      float term[V];
+      load_pack(term, static_cast<const T*>(args.terms[k]) + row * args.strides[k] + col);
+#pragma unroll
+      for (int i = 0; i < V; ++i) sum[i] += term[i];
     }
-    store_float(dst, sum);
-  }
+    store_pack(dst, sum);
+  });
 }
 
 }  // namespace
 
 void add_cuda(Context& ctx, const AddDeviceArgs& args) {
-  const int64_t n = args.rows * args.cols;
-  if (n == 0) return;
-  constexpr int kThreads = 256;
   dispatch_float("add", args.dtype, [&](auto type) {
     using T = decltype(type);
-    add_kernel<T><<<grid_for(n, kThreads), kThreads, 0, cuda_stream(ctx)>>>(args);
+    const auto term = [&](int k) { return PackedOperand<T>{static_cast<const T*>(args.terms[k]), args.strides[k]}; };
+    static_assert(kMaxAddTerms == 4);
+    launch_packs<T>(args.rows, args.cols,
+                    {term(0), term(1), term(2), term(3), {static_cast<const T*>(args.dst), args.dst_stride}},
+                    [&](auto width, dim3 grid, unsigned threads) {
+                      add_kernel<T, width()><<<grid, threads, 0, cuda_stream(ctx)>>>(args);
+                    });
   });
-  MATVLM_LAUNCH_CHECK();
 }
 
 }  // namespace matvlm

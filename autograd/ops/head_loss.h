@@ -27,7 +27,7 @@ struct HeadLossSpec {
       false;                 // logit_l2 only: the Frobenius norm over a sample's counted rows x V, not one norm per row
   double logit_scale = 1.0;  // weights of the two terms in `loss`
   double ce_scale = 1.0;
-  int64_t scratch_bytes = 64LL << 20;  // bound on the tiles; at least one row is taken
+  int64_t scratch_bytes = 128LL << 20;  // bound on the tiles; at least one row is taken
 };
 
 struct HeadLossInputs {
