@@ -11,7 +11,9 @@ namespace matvlm {
 Var Graph::constant(Tensor value) {
   Var v;
   v.impl_ = std::make_shared<Var::Impl>();
-  v.impl_->value = std::move(value);
+  v.impl_->shape = value.shape();
+  v.impl_->dtype = value.dtype();
+  v.value_ = std::move(value);
   return v;
 }
 
@@ -61,20 +63,20 @@ Graph::GradSlot Graph::grad_slot(const Var& v) {
     Var parent;
     parent.impl_ = impl.parent;
     if (parent.impl_->parent == nullptr && !parent.impl_->grad.defined()) {
-      parent.impl_->grad = Tensor::zeros(ctx_, parent.value().shape(), parent.value().dtype());
+      parent.impl_->grad = Tensor::zeros(ctx_, impl.parent->shape, impl.parent->dtype);
     }
     GradSlot slot = grad_slot(parent);
     return {slot.tensor.slice_cols(impl.begin, impl.end), true};
   }
   if (impl.grad.defined()) return {impl.grad, true};
-  impl.grad = Tensor::empty(ctx_, impl.value.shape(), impl.value.dtype());
+  impl.grad = Tensor::empty(ctx_, impl.shape, impl.dtype);
   return {impl.grad, false};
 }
 
 void Graph::add_grad(const Var& v, Tensor contribution) {
-  check(contribution.shape() == v.value().shape() && contribution.dtype() == v.value().dtype(), "[graph] gradient of ",
-        shape_string(v.value().shape()), ": found ", shape_string(contribution.shape()));
   Var::Impl& impl = *v.impl_;
+  check(contribution.shape() == impl.shape && contribution.dtype() == impl.dtype, "[graph] gradient of ",
+        shape_string(impl.shape), ": found ", shape_string(contribution.shape()));
   if (impl.parent == nullptr && !impl.grad.defined() && contribution.contiguous()) {
     impl.grad = std::move(contribution);
     return;

@@ -21,15 +21,23 @@ class Var {
  public:
   Var() = default;
   bool defined() const { return impl_ != nullptr; }
-  const Tensor& value() const { return impl_->value; }
+  const Tensor& value() const { return value_; }
   bool requires_grad() const { return impl_ != nullptr && impl_->requires_grad; }
   // Gradient after backward() of a leaf made with Graph::input(); undefined when nothing contributed.
   const Tensor& grad() const { return impl_->grad; }
+  // The same without its value: for closures that only hand a gradient on, so that the value is free after its last
+  // use in forward.
+  Var route() const {
+    Var v = *this;
+    v.value_ = Tensor();
+    return v;
+  }
 
  private:
   friend class Graph;
   struct Impl {
-    Tensor value;
+    Shape shape;
+    DType dtype = DType::f32;
     Tensor grad;
     bool requires_grad = false;
     bool is_leaf = false;
@@ -37,6 +45,7 @@ class Var {
     int64_t begin = 0, end = 0;    // its columns in the parent
   };
   std::shared_ptr<Impl> impl_;
+  Tensor value_;
 };
 
 class Graph {

@@ -83,11 +83,13 @@ Var add(Graph& g, const std::vector<Var>& terms) {
   }
   Tensor y = Tensor::empty(g.ctx(), values[0].shape(), values[0].dtype());
   add_terms(g.ctx(), values, y);
-  return g.node(y, terms, {}, [terms](Graph& graph, const Tensor& grad_output) {
+  std::vector<Var> routes;
+  for (const Var& term : terms) routes.push_back(term.route());
+  return g.node(y, terms, {}, [routes](Graph& graph, const Tensor& grad_output) {
     // The incoming gradient is moved into the last term that wants one; the others get copies before, because later
     // contributions are added into what was moved.
     const Var* last = nullptr;
-    for (const Var& term : terms) {
+    for (const Var& term : routes) {
       if (!term.requires_grad()) continue;
       if (last != nullptr) accumulate(graph, grad_output, *last);
       last = &term;

@@ -439,10 +439,10 @@ HeadLossResult head_loss(Graph& g, const HeadLossSpec& spec, const HeadLossInput
   const auto op = std::make_shared<HeadLoss>(g.ctx(), spec, in);
   HeadLossResult result;
   Tensor loss = op->forward(g.ctx(), g.recording(), result);
-  const Var hidden = in.student_hidden;
+  const Var hidden = in.student_hidden.route();
   // A frozen head leaves nothing but the gradient of the hidden states to backward: the teacher's are free after this.
   const auto trained = op->need_weights() ? op : nullptr;
-  result.loss = g.node(std::move(loss), {hidden}, {in.student_weight, in.student_bias},
+  result.loss = g.node(std::move(loss), {in.student_hidden}, {in.student_weight, in.student_bias},
                        [hidden, trained, dhidden = op->dhidden()](Graph& graph, const Tensor&) {
                          if (trained != nullptr) trained->add_weight_gradients(graph.ctx());
                          if (dhidden.defined()) graph.add_grad(hidden, dhidden);

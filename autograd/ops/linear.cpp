@@ -24,7 +24,9 @@ Var linear(Graph& g, const Var& x, const Weight& w, const Weight& bias) {
   shape.back() = w.value.dim(0);
   Tensor y = Tensor::empty(g.ctx(), std::move(shape), value.dtype());
   gemm_bias(g.ctx(), value, w.value, bias.value, y);
-  return g.node(y, {x}, {w, bias}, [x, w, bias](Graph& graph, const Tensor& dy) {
+  // A frozen weight's input is not needed again: most of what a student's frozen layers would keep.
+  const Var kept = w.trainable() ? x : x.route();
+  return g.node(y, {x}, {w, bias}, [x = kept, w, bias](Graph& graph, const Tensor& dy) {
     Context& ctx = graph.ctx();
     backward_weights(ctx, dy, x.value(), w, bias);
     if (!x.requires_grad()) return;

@@ -68,7 +68,7 @@ Var rotary_node(Graph& g, const Var& x, const Rotation& r, const Tensor& positio
   check_arguments(g.ctx(), r, x.value(), positions);
   const Tensor y = Tensor::empty(g.ctx(), x.value().shape(), x.value().dtype());
   rotate(g.ctx(), r, positions, x.value(), y, false, false);
-  return g.node(y, {x}, {}, [r, x, positions](Graph& graph, const Tensor& grad_output) {
+  return g.node(y, {x}, {}, [r, x = x.route(), positions](Graph& graph, const Tensor& grad_output) {
     const Graph::GradSlot slot = graph.grad_slot(x);
     rotate(graph.ctx(), r, positions, grad_output, slot.tensor, true, slot.accumulate);
   });
