@@ -62,8 +62,8 @@ Graph::GradSlot Graph::grad_slot(const Var& v) {
     // Views of one parent may cover only a part of it, so the parent's gradient starts as zeros and all views add.
     Var parent;
     parent.impl_ = impl.parent;
-    if (parent.impl_->parent == nullptr && !parent.impl_->grad.defined()) {
-      parent.impl_->grad = Tensor::zeros(ctx_, impl.parent->shape, impl.parent->dtype);
+    if (impl.parent->parent == nullptr && !impl.parent->grad.defined()) {
+      impl.parent->grad = Tensor::zeros(ctx_, impl.parent->shape, impl.parent->dtype);
     }
     GradSlot slot = grad_slot(parent);
     return {slot.tensor.slice_cols(impl.begin, impl.end), true};

@@ -25,8 +25,8 @@ class Var {
   bool requires_grad() const { return impl_ != nullptr && impl_->requires_grad; }
   // Gradient after backward() of a leaf made with Graph::input(); undefined when nothing contributed.
   const Tensor& grad() const { return impl_->grad; }
-  // The same without its value: for closures that only hand a gradient on, so that the value is free after its last
-  // use in forward.
+  // The same without its value, whose value() is an undefined tensor: for closures that only hand a gradient on, so
+  // that the value is free after its last use in forward.
   Var route() const {
     Var v = *this;
     v.value_ = Tensor();

@@ -53,6 +53,26 @@ TEST(Linear, AgainstDoubleAndComplexStep) {
   for (const LinearCase& c : kCases) check_on_cpu(c);
 }
 
+// Of a chain of frozen products only what starts it is kept for backward; a trained weight keeps its input.
+TEST(Linear, FrozenWeightKeepsNoInput) {
+  Context& ctx = cpu();
+  constexpr int64_t kSize = 256;  // 256 KiB a matrix
+  const auto kept = [&](Parameter* param) {
+    const Tensor identity = Tensor::zeros(ctx, {kSize, kSize}, DType::f32);
+    Graph g(ctx);
+    const Var x = g.input(Tensor::zeros(ctx, {kSize, kSize}, DType::f32));
+    const int64_t before = ctx.allocator()->stats().current;
+    Var y = x;
+    for (int i = 0; i < 4; ++i) y = linear(g, y, {identity, param}, {});
+    return ctx.allocator()->stats().current - before;
+  };
+  Parameter trained;
+  trained.pending_uses = 0;
+  constexpr int64_t kMatrix = kSize * kSize * 4;
+  EXPECT_EQ(kept(nullptr), kMatrix);       // the result alone
+  EXPECT_EQ(kept(&trained), 4 * kMatrix);  // and the inputs of all but the first
+}
+
 TEST(LinearCuda, AgainstOracle) {
   const auto ctx = new_cuda();
   for (const LinearCase& c : kCases) check_on_cuda(c, *ctx, 2e-6, 1e-4);
