@@ -224,6 +224,19 @@ inline WorkList work_list(Context& ctx, const AttentionShape& shape, const Atten
   return list;
 }
 
+// What the tile shapes of all kernels say: computing warpgroups of 64 rows each beside one that loads, stages of the
+// ring, and the registers of either kind of thread.
+template <int kHeadDim, int kWarpgroups, int kRingStages>
+struct HopperBlock {
+  static constexpr int kDim = kHeadDim;
+  static constexpr int kGroups = kWarpgroups;
+  static constexpr int kStages = kRingStages;
+  static constexpr int kRows = 64 * kGroups;
+  static constexpr int kThreads = 128 * (kGroups + 1);
+  static constexpr int kComputeRegisters = kGroups == 2 ? 240 : 160;
+  static constexpr int kLoadRegisters = kGroups == 2 ? 24 : 32;
+};
+
 constexpr int64_t kHopperShared = 227 << 10;  // bytes that a block may have on sm_90
 
 // Launches a persistent kernel of `threads` threads a block.

@@ -20,18 +20,12 @@ struct HopperDkv {
 // kRingStages (used by the product under way, by the tile at hand, on its way), kOwnBuffers places for the keys (with
 // two, one is in use while the next one comes).
 template <int kHeadDim, int kWarpgroups, int kTileQueries, int kRingStages, int kOwnBuffers>
-struct DkvTiles {
-  static constexpr int kDim = kHeadDim;
-  static constexpr int kGroups = kWarpgroups;
-  static constexpr int kStages = kRingStages;
+struct DkvTiles : HopperBlock<kHeadDim, kWarpgroups, kRingStages> {
   static constexpr int kOwn = kOwnBuffers;
   static constexpr int kQueries = kTileQueries;
-  static constexpr int kKeys = 64 * kGroups;
-  static constexpr int kThreads = 128 * (kGroups + 1);
-  static constexpr int kComputeRegisters = kGroups == 2 ? 240 : 160;
-  static constexpr int kLoadRegisters = kGroups == 2 ? 24 : 32;
-  using Own = RowTile<kDim, kKeys>;
-  using Passing = TileOf<kDim, kQueries>;
+  static constexpr int kKeys = HopperBlock<kHeadDim, kWarpgroups, kRingStages>::kRows;
+  using Own = RowTile<kHeadDim, kKeys>;
+  using Passing = TileOf<kHeadDim, kQueries>;
 };
 
 template <int kDim>

@@ -24,19 +24,13 @@ struct HopperDq {
 // (used by the product under way, by the tile at hand, on its way), kOwnBuffers places for the queries (with two, one
 // is in use while the next one comes).
 template <int kHeadDim, int kWarpgroups, int kTileKeys, int kRingStages, int kOwnBuffers>
-struct DqTiles {
-  static constexpr int kDim = kHeadDim;
-  static constexpr int kGroups = kWarpgroups;
-  static constexpr int kStages = kRingStages;
+struct DqTiles : HopperBlock<kHeadDim, kWarpgroups, kRingStages> {
   static constexpr int kOwn = kOwnBuffers;
   static constexpr int kKeys = kTileKeys;
-  static constexpr int kQueries = 64 * kGroups;
-  static constexpr int kThreads = 128 * (kGroups + 1);
-  static constexpr int kComputeRegisters = kGroups == 2 ? 240 : 160;
-  static constexpr int kLoadRegisters = kGroups == 2 ? 24 : 32;
-  using Own = RowTile<kDim, kQueries>;
-  using K = TileOf<kDim, kKeys>;
-  using V = RowTile<kDim, kKeys>;
+  static constexpr int kQueries = HopperBlock<kHeadDim, kWarpgroups, kRingStages>::kRows;
+  using Own = RowTile<kHeadDim, kQueries>;
+  using K = TileOf<kHeadDim, kKeys>;
+  using V = RowTile<kHeadDim, kKeys>;
 };
 
 template <int kDim>

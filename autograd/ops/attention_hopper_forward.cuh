@@ -24,19 +24,13 @@ struct HopperForward {
 // kOrdered: the warpgroups start their products in turns.
 template <int kHeadDim, int kWarpgroups, int kTileKeys, int kRingStages, int kBlock = kBlockColumns<kHeadDim>,
           bool kOrdered = true>
-struct ForwardTiles {
-  static constexpr int kDim = kHeadDim;
-  static constexpr int kGroups = kWarpgroups;
-  static constexpr int kStages = kRingStages;
+struct ForwardTiles : HopperBlock<kHeadDim, kWarpgroups, kRingStages> {
   static constexpr int kKeys = kTileKeys;
   static constexpr int kColumns = kBlock;
   static constexpr bool kTurns = kOrdered;
-  static constexpr int kQueries = 64 * kGroups;
-  static constexpr int kThreads = 128 * (kGroups + 1);
-  static constexpr int kComputeRegisters = kGroups == 2 ? 240 : 160;
-  static constexpr int kLoadRegisters = kGroups == 2 ? 24 : 32;
-  using Q = TileOf<kDim, kQueries, kColumns>;
-  using KV = TileOf<kDim, kKeys, kColumns>;
+  static constexpr int kQueries = HopperBlock<kHeadDim, kWarpgroups, kRingStages>::kRows;
+  using Q = TileOf<kHeadDim, kQueries, kColumns>;
+  using KV = TileOf<kHeadDim, kKeys, kColumns>;
 };
 
 // Three warpgroups where their registers (160 a thread) hold a tile of logits, its weights and the output.
