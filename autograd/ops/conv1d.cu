@@ -2,7 +2,6 @@
 // and walks along tokens with the last W inputs in registers. V is 1 where rows are not aligned, and for 2 or 3 taps.
 // Backward is one pass: each warp recomputes the W-1 preactivation gradients behind its tokens instead of sharing them
 // through memory. Weight gradients: one partial sum per tile and channel, then an ordered sum over tiles.
-#include <iterator>
 #include <type_traits>
 
 #include "autograd/ops/conv1d.h"
@@ -30,13 +29,13 @@ struct ForwardPlan {
 };
 
 // One way of running the backward kernel: channels per thread, warps of a block (each takes a part of the tile's
-// tokens, all the same channels), how inputs come (0: when asked for, 1: a batch ahead, more: stages in shared memory),
+// tokens, all the same channels), stages in shared memory through which inputs come (0: loaded when asked for),
 // resident blocks to leave registers for, tokens per warp (0: as many as fill the multiprocessors).
-template <int kVector, int kWarps_, int kFeed_, int kBlocks_, int64_t kTokens_>
+template <int kVector, int kWarps_, int kStages_, int kBlocks_, int64_t kTokens_>
 struct BackwardPlan {
   static constexpr int V = kVector;
   static constexpr int kWarps = kWarps_;
-  static constexpr int kFeed = kFeed_;
+  static constexpr int kStages = kStages_;
   static constexpr int kBlocks = kBlocks_;
   static constexpr int64_t kTokens = kTokens_;
 };
@@ -296,8 +295,8 @@ struct Backward {
 };
 
 template <class E, int W, class Plan>
-using FeedOf = std::conditional_t<(Plan::kFeed > 1), StagedFeed<E, Plan::V, W, Plan::kFeed>,
-                                  RegisterFeed<E, Plan::V, W, Plan::kFeed == 1 ? 1 : 0>>;
+using FeedOf =
+    std::conditional_t<(Plan::kStages > 0), StagedFeed<E, Plan::V, W, Plan::kStages>, RegisterFeed<E, Plan::V, W>>;
 
 // partial: [tiles, W+1, C], or null when no weight gradient is wanted.
 template <class E, int W, class Plan>
@@ -418,14 +417,6 @@ void forward(Context& ctx, const Conv1dArgs<E, float>& a) {
   if (wants_final) launch_sequences<E, V, W, false>(ctx, a);  // after the tokens, whose blocks read the initial state
 }
 
-template <class E, class Plan>
-void forward_with(Context& ctx, const Conv1dArgs<E, float>& a) {
-  if (a.channels == 0) return;
-  constexpr int V = kPackWidth<E>;
-  if (a.width == 4 && forward_aligned(a, V)) return forward<E, V, 4, Plan>(ctx, a);
-  with_width(a.width, [&](auto width) { forward<E, 1, width(), ForwardPlan<1, false, 16, 32>>(ctx, a); });
-}
-
 template <class E, int W, class Plan>
 void launch_backward(Context& ctx, const Conv1dArgs<E, float>& a) {
   const unsigned columns = count_blocks(a.channels, Plan::V * kWarp);
@@ -448,52 +439,35 @@ void launch_backward(Context& ctx, const Conv1dArgs<E, float>& a) {
   MATVLM_LAUNCH_CHECK();
 }
 
-template <class E, class Plan>
-void backward_with(Context& ctx, const Conv1dArgs<E, float>& a) {
-  if (a.channels == 0 || a.tokens == 0) return;
-  if (a.width == 4 && backward_aligned(a, Plan::V)) return launch_backward<E, 4, Plan>(ctx, a);
-  with_width(a.width, [&](auto width) { launch_backward<E, width(), BackwardPlan<1, 4, 0, 7, 32>>(ctx, a); });
-}
-
-// The plans to choose from; the first is the one in use, the others are there to compare.
+// Fastest of the plans tried on an H100 (tests/bench/RESULTS.md), and those of rows that are not aligned or of 2 or 3
+// taps.
 template <class E>
-using Variant = OpVariant<Conv1dArgs<E, float>>;
+using WideForward = ForwardPlan<kPackWidth<E> / 2, true, 12, 0>;
+using NarrowForward = ForwardPlan<1, false, 16, 32>;
 template <class E>
-constexpr int kWideBlocks = sizeof(E) == 2 ? 4 : 3;  // of 4 warps: 128 or 168 registers a thread
-template <class E>
-constexpr Variant<E> kForwardVariants[] = {
-    {"8 B, ahead, balanced", forward_with<E, ForwardPlan<kPackWidth<E> / 2, true, 12, 0>>},
-    {"16 B, 32 tokens", forward_with<E, ForwardPlan<kPackWidth<E>, false, 8, 32>>},
-};
-template <class E>
-constexpr Variant<E> kBackwardVariants[] = {
-    {"V 4, 2 stages, balanced", backward_with<E, BackwardPlan<4, 2, 2, 2 * kWideBlocks<E>, 0>>},
-    {"V 4, 32 tokens", backward_with<E, BackwardPlan<4, 4, 0, kWideBlocks<E>, 32>>},
-};
+using WideBackward = BackwardPlan<4, 2, 2, sizeof(E) == 2 ? 8 : 6, 0>;
+using NarrowBackward = BackwardPlan<1, 4, 0, 7, 32>;
 
 }  // namespace
 
 template <class E>
 void conv1d_forward_cuda(Context& ctx, const Conv1dArgs<E, float>& a) {
-  kForwardVariants<E>[0].run(ctx, a);
+  if (a.channels == 0) return;
+  constexpr int V = kPackWidth<E>;
+  if (a.width == 4 && forward_aligned(a, V)) return forward<E, V, 4, WideForward<E>>(ctx, a);
+  with_width(a.width, [&](auto width) { forward<E, 1, width(), NarrowForward>(ctx, a); });
 }
 
 template <class E>
 void conv1d_backward_cuda(Context& ctx, const Conv1dArgs<E, float>& a) {
-  kBackwardVariants<E>[0].run(ctx, a);
-}
-
-template <class E>
-std::vector<OpVariant<Conv1dArgs<E, float>>> conv1d_variants(bool backward) {
-  if (backward) return {std::begin(kBackwardVariants<E>), std::end(kBackwardVariants<E>)};
-  return {std::begin(kForwardVariants<E>), std::end(kForwardVariants<E>)};
+  if (a.channels == 0 || a.tokens == 0) return;
+  if (a.width == 4 && backward_aligned(a, WideBackward<E>::V)) return launch_backward<E, 4, WideBackward<E>>(ctx, a);
+  with_width(a.width, [&](auto width) { launch_backward<E, width(), NarrowBackward>(ctx, a); });
 }
 
 template void conv1d_forward_cuda(Context&, const Conv1dArgs<float, float>&);
 template void conv1d_forward_cuda(Context&, const Conv1dArgs<bf16, float>&);
 template void conv1d_backward_cuda(Context&, const Conv1dArgs<float, float>&);
 template void conv1d_backward_cuda(Context&, const Conv1dArgs<bf16, float>&);
-template std::vector<OpVariant<Conv1dArgs<float, float>>> conv1d_variants<float>(bool);
-template std::vector<OpVariant<Conv1dArgs<bf16, float>>> conv1d_variants<bf16>(bool);
 
 }  // namespace matvlm

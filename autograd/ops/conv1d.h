@@ -4,10 +4,7 @@
 // T tokens of a packed row, B sequences, C channels, W taps (2..4), S rows of state.
 #pragma once
 
-#include <vector>
-
 #include "autograd/graph.h"
-#include "autograd/ops/op_variant.h"
 #include "autograd/ops/state_io.h"
 #include "autograd/seqlens.h"
 
@@ -53,9 +50,5 @@ template <class E>
 void conv1d_forward_cuda(Context& ctx, const Conv1dArgs<E, float>& args);
 template <class E>
 void conv1d_backward_cuda(Context& ctx, const Conv1dArgs<E, float>& args);
-
-// The launchers' variants, for the benchmark that chooses between them; the first is the one in use.
-template <class E>
-std::vector<OpVariant<Conv1dArgs<E, float>>> conv1d_variants(bool backward);
 
 }  // namespace matvlm

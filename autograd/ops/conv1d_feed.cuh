@@ -1,5 +1,5 @@
 // How the backward pass of the causal convolution gets its inputs: W tokens of x and dy at a time, V channels to a
-// thread, loaded when they are asked for, one batch ahead in registers, or several batches ahead in shared memory.
+// thread, loaded when they are asked for or batches ahead in shared memory.
 #pragma once
 
 #include "autograd/ops/pack.cuh"
@@ -34,40 +34,20 @@ struct FeedBatch {
   }
 };
 
-// kAhead: 0 or 1 batches.
-template <class E, int V, int W, int kAhead>
+template <class E, int V, int W>
 struct RegisterFeed {
-  static_assert(kAhead == 0 || kAhead == 1);
   struct Shared {};
   FeedSource<E> source;
-  FeedBatch<E, V, W> ahead;
 
   __device__ explicit RegisterFeed(Shared&) {}
-  __device__ void start(const FeedSource<E>& from) {
-    source = from;
-    if constexpr (kAhead == 1) load_ahead();
-  }
+  __device__ void start(const FeedSource<E>& from) { source = from; }
   // The next batch. kFull: the caller knows that there are W tokens.
   template <bool kFull>
   __device__ FeedBatch<E, V, W> take() {
-    if constexpr (kAhead == 0) {
-      FeedBatch<E, V, W> batch;
-      batch.template load<kFull>(source);
-      source.advance(W);
-      return batch;
-    } else {
-      const FeedBatch<E, V, W> batch = ahead;
-      load_ahead();
-      return batch;
-    }
-  }
-  __device__ void load_ahead() {
-    if (source.left >= W) {
-      ahead.template load<true>(source);
-    } else {
-      ahead.template load<false>(source);
-    }
+    FeedBatch<E, V, W> batch;
+    batch.template load<kFull>(source);
     source.advance(W);
+    return batch;
   }
 };
 

@@ -2,34 +2,20 @@
 // idle, K vectors of V elements each, so that a token's values are read once and stay in registers; a warp walks along
 // tokens. Weight gradients: one partial sum per tile and channel, then an ordered sum over tiles. Groups too wide for
 // that take gated_rms_norm_wide.cuh.
-#include <iterator>
 #include <type_traits>
 
 #include "autograd/ops/gated_rms_norm.h"
 #include "autograd/ops/gated_rms_norm_wide.cuh"
 #include "autograd/ops/pack.cuh"
-#include "autograd/ops/tiling.cuh"
 #include "core/cuda_context.h"
 
 namespace matvlm {
 namespace {
 
 constexpr int kWarp = 32;
-constexpr int kWarps = 4;          // of a block; they take tokens in turn, all the same channels
-constexpr int64_t kWideTile = 64;  // of the kernels for wide groups, backward
-
-// One way of running a kernel: vectors of each operand whose loads are under way together in a lane (its K vectors of a
-// token at least), resident blocks to leave registers for, tokens per tile (0: as many as fill the multiprocessors).
-template <int kVectors_, int kBlocks_, int64_t kTokens_>
-struct NormPlan {
-  static constexpr int kVectors = kVectors_;
-  static constexpr int kBlocks = kBlocks_;
-  static constexpr int64_t kTokens = kTokens_;
-  static constexpr int batch(int K) { return K < kVectors ? kVectors / K : 1; }  // tokens
-};
-// Groups of which a lane holds several vectors need more registers than a plan leaves.
-template <class Plan, int K>
-constexpr int kPlanBlocks = K == 1 ? Plan::kBlocks : (K == 2 ? 4 : 2);
+constexpr int kWarps = 4;  // of a block; they take tokens in turn, all the same channels
+constexpr int64_t kForwardTile = 32;
+constexpr int64_t kBackwardTile = 64;
 
 // How groups lie on the lanes of a warp.
 struct GroupLayout {
@@ -87,14 +73,13 @@ __device__ void group_sums(float (&x)[M], int lanes, int index, int lane) {
   for (int m = 0; m < M; ++m) x[m] = __shfl_sync(0xffffffffU, x[m], lane - index);
 }
 
-template <class E, int V, int K, class Plan>
-__global__ void __launch_bounds__(kWarp* kWarps, kPlanBlocks<Plan, K>)
-    forward_kernel(GatedRmsNormArgs<E, float> a, GroupLayout layout, int64_t tile_tokens) {
-  constexpr int kBatch = Plan::batch(K);
+template <class E, int V, int K>
+__global__ void __launch_bounds__(kWarp* kWarps) forward_kernel(GatedRmsNormArgs<E, float> a, GroupLayout layout) {
+  constexpr int kBatch = K < 4 ? 4 / K : 1;  // tokens whose loads are under way together
   const int lane = static_cast<int>(threadIdx.x);
   const LaneChannels<E, V, K> at(a, layout, lane);
-  const int64_t first = static_cast<int64_t>(blockIdx.x / layout.columns) * tile_tokens;
-  const int64_t last = min(first + tile_tokens, a.tokens);
+  const int64_t first = static_cast<int64_t>(blockIdx.x / layout.columns) * kForwardTile;
+  const int64_t last = min(first + kForwardTile, a.tokens);
   const float scale = 1.0F / static_cast<float>(a.group);
   const auto eps = static_cast<float>(a.eps);
   for (int64_t t = first + threadIdx.y; t < last; t += kWarps * kBatch) {
@@ -182,17 +167,17 @@ __device__ void backward_token(const GatedRmsNormArgs<E, float>& a, const LaneCh
 }
 
 // partial: [tiles, C] for the sums of dout * u * r over a tile, or null when the weight needs no gradient.
-template <class E, int V, int K, class Plan>
-__global__ void __launch_bounds__(kWarp* kWarps, kPlanBlocks<Plan, K>)
-    backward_kernel(GatedRmsNormArgs<E, float> a, GroupLayout layout, int64_t tile_tokens, float* partial) {
-  constexpr int kBatch = Plan::batch(K);
+template <class E, int V, int K>
+__global__ void __launch_bounds__(kWarp* kWarps)
+    backward_kernel(GatedRmsNormArgs<E, float> a, GroupLayout layout, float* partial) {
+  constexpr int kBatch = K == 1 ? 2 : 1;  // tokens whose loads are under way together
   __shared__ float shared[kWarps][K * V * kWarp];
   const int lane = static_cast<int>(threadIdx.x);
   const int warp = static_cast<int>(threadIdx.y);
   const LaneChannels<E, V, K> at(a, layout, lane);
   const int64_t tile = blockIdx.x / layout.columns;
-  const int64_t first = tile * tile_tokens;
-  const int64_t last = min(first + tile_tokens, a.tokens);
+  const int64_t first = tile * kBackwardTile;
+  const int64_t last = min(first + kBackwardTile, a.tokens);
   float dweight[K][V] = {};
   for (int64_t t = first + warp; t < last; t += kWarps * kBatch) {
     Pack<E, V> y[kBatch][K], z[kBatch][K], dout[kBatch][K];
@@ -285,113 +270,44 @@ bool inputs_aligned(const GatedRmsNormArgs<E, float>& a) {
 
 int64_t tiles_of(int64_t tokens, int64_t tile) { return (tokens + tile - 1) / tile; }
 
-// Tokens of a tile of `kernel`, which runs under Plan with kBatch tokens at a time to a warp.
-template <class Plan, class E, class Kernel>
-int64_t tile_tokens(Context& ctx, const GatedRmsNormArgs<E, float>& a, const GroupLayout& layout, Kernel* kernel,
-                    int batch) {
-  if (Plan::kTokens != 0) return Plan::kTokens;
-  const TileShape shape = {.tokens = a.tokens,
-                           .columns = layout.columns,
-                           .walks = kWarps,
-                           .granule = batch,
-                           .least = 8,
-                           .most = 64,
-                           .start_cost = 3};
-  return kWarps * balanced_walk(shape, resident_blocks(ctx, kernel, kWarp * kWarps));
-}
+}  // namespace
 
-template <class E, class Plan>
-void forward_with(Context& ctx, const GatedRmsNormArgs<E, float>& a) {
+template <class E>
+void gated_rms_norm_forward_cuda(Context& ctx, const GatedRmsNormArgs<E, float>& a) {
   if (a.tokens == 0 || a.channels == 0) return;
   const bool aligned = inputs_aligned(a) && rows_aligned(a.out, a.out_stride, kPackWidth<E>);
   const bool done = with_layout(a, aligned, [&](auto vector, auto per_lane, const GroupLayout& layout) {
-    const auto kernel = forward_kernel<E, vector(), per_lane(), Plan>;
-    const int64_t tile = tile_tokens<Plan>(ctx, a, layout, kernel, Plan::batch(per_lane()));
-    const auto blocks = static_cast<unsigned>(tiles_of(a.tokens, tile)) * layout.columns;
-    kernel<<<blocks, dim3(kWarp, kWarps), 0, cuda_stream(ctx)>>>(a, layout, tile);
+    const auto blocks = static_cast<unsigned>(tiles_of(a.tokens, kForwardTile)) * layout.columns;
+    forward_kernel<E, vector(), per_lane()><<<blocks, dim3(kWarp, kWarps), 0, cuda_stream(ctx)>>>(a, layout);
     MATVLM_LAUNCH_CHECK();
   });
   if (!done) gated_rms_norm_wide::launch_forward(ctx, a);
 }
 
 template <class E>
-void add_weight_gradient(Context& ctx, const GatedRmsNormArgs<E, float>& a, const float* partial, int64_t tiles) {
-  weight_gradient_kernel<<<sum_blocks(a.channels), dim3(kSumColumns, kSumRows), 0, cuda_stream(ctx)>>>(
-      partial, tiles, a.channels, a.dweight);
-  MATVLM_LAUNCH_CHECK();
-}
-
-// Partial sums of the weight gradient, [tiles, C]; empty when it is not wanted.
-template <class E>
-Tensor make_partial(Context& ctx, const GatedRmsNormArgs<E, float>& a, int64_t tiles) {
-  return Tensor::empty(ctx, {a.dweight != nullptr ? tiles : 0, a.channels}, DType::f32);
-}
-
-template <class E, class Plan>
-void backward_with(Context& ctx, const GatedRmsNormArgs<E, float>& a) {
+void gated_rms_norm_backward_cuda(Context& ctx, const GatedRmsNormArgs<E, float>& a) {
   if (a.tokens == 0 || a.channels == 0) return;
   constexpr int kWidth = kPackWidth<E>;
   const bool aligned = inputs_aligned(a) && rows_aligned(a.dout, a.dout_stride, kWidth) &&
                        rows_aligned(a.dy, a.dy_stride, kWidth) && rows_aligned(a.dz, a.dz_stride, kWidth);
-  const bool done = with_layout(a, aligned, [&](auto vector, auto per_lane, const GroupLayout& layout) {
-    const auto kernel = backward_kernel<E, vector(), per_lane(), Plan>;
-    const int64_t tile = tile_tokens<Plan>(ctx, a, layout, kernel, Plan::batch(per_lane()));
-    const int64_t tiles = tiles_of(a.tokens, tile);
-    const Tensor partial = make_partial(ctx, a, tiles);
-    const auto blocks = static_cast<unsigned>(tiles) * layout.columns;
-    float* sums = a.dweight != nullptr ? partial.data<float>() : nullptr;
-    kernel<<<blocks, dim3(kWarp, kWarps), 0, cuda_stream(ctx)>>>(a, layout, tile, sums);
-    MATVLM_LAUNCH_CHECK();
-    if (sums != nullptr) add_weight_gradient(ctx, a, sums, tiles);
-  });
-  if (done) return;
-  const int64_t tiles = tiles_of(a.tokens, kWideTile);
-  const Tensor partial = make_partial(ctx, a, tiles);
+  const int64_t tiles = tiles_of(a.tokens, kBackwardTile);
+  const Tensor partial = Tensor::empty(ctx, {a.dweight != nullptr ? tiles : 0, a.channels}, DType::f32);
   float* sums = a.dweight != nullptr ? partial.data<float>() : nullptr;
-  gated_rms_norm_wide::launch_backward(ctx, a, kWideTile, sums);
-  if (sums != nullptr) add_weight_gradient(ctx, a, sums, tiles);
-}
-
-// The plans to choose from; the first is the one in use.
-template <class E>
-using Variant = OpVariant<GatedRmsNormArgs<E, float>>;
-template <class E>
-constexpr Variant<E> kForwardVariants[] = {
-    {"4 vectors, 32 tokens", forward_with<E, NormPlan<4, 8, 32>>},
-    {"4 vectors, balanced", forward_with<E, NormPlan<4, 8, 0>>},
-    {"2 vectors, balanced", forward_with<E, NormPlan<2, 10, 0>>},
-};
-template <class E>
-constexpr Variant<E> kBackwardVariants[] = {
-    {"2 vectors, 64 tokens", backward_with<E, NormPlan<2, 5, 64>>},
-    {"2 vectors, balanced", backward_with<E, NormPlan<2, 5, 0>>},
-    {"1 vector, balanced", backward_with<E, NormPlan<1, 7, 0>>},
-    {"1 vector, 32 tokens", backward_with<E, NormPlan<1, 7, 32>>},
-};
-
-}  // namespace
-
-template <class E>
-void gated_rms_norm_forward_cuda(Context& ctx, const GatedRmsNormArgs<E, float>& a) {
-  kForwardVariants<E>[0].run(ctx, a);
-}
-
-template <class E>
-void gated_rms_norm_backward_cuda(Context& ctx, const GatedRmsNormArgs<E, float>& a) {
-  kBackwardVariants<E>[0].run(ctx, a);
-}
-
-template <class E>
-std::vector<OpVariant<GatedRmsNormArgs<E, float>>> gated_rms_norm_variants(bool backward) {
-  if (backward) return {std::begin(kBackwardVariants<E>), std::end(kBackwardVariants<E>)};
-  return {std::begin(kForwardVariants<E>), std::end(kForwardVariants<E>)};
+  const bool done = with_layout(a, aligned, [&](auto vector, auto per_lane, const GroupLayout& layout) {
+    const unsigned blocks = static_cast<unsigned>(tiles) * layout.columns;
+    backward_kernel<E, vector(), per_lane()><<<blocks, dim3(kWarp, kWarps), 0, cuda_stream(ctx)>>>(a, layout, sums);
+    MATVLM_LAUNCH_CHECK();
+  });
+  if (!done) gated_rms_norm_wide::launch_backward(ctx, a, kBackwardTile, sums);
+  if (a.dweight == nullptr) return;
+  weight_gradient_kernel<<<sum_blocks(a.channels), dim3(kSumColumns, kSumRows), 0, cuda_stream(ctx)>>>(
+      sums, tiles, a.channels, a.dweight);
+  MATVLM_LAUNCH_CHECK();
 }
 
 template void gated_rms_norm_forward_cuda(Context&, const GatedRmsNormArgs<float, float>&);
 template void gated_rms_norm_forward_cuda(Context&, const GatedRmsNormArgs<bf16, float>&);
 template void gated_rms_norm_backward_cuda(Context&, const GatedRmsNormArgs<float, float>&);
 template void gated_rms_norm_backward_cuda(Context&, const GatedRmsNormArgs<bf16, float>&);
-template std::vector<OpVariant<GatedRmsNormArgs<float, float>>> gated_rms_norm_variants<float>(bool);
-template std::vector<OpVariant<GatedRmsNormArgs<bf16, float>>> gated_rms_norm_variants<bf16>(bool);
 
 }  // namespace matvlm

@@ -2,10 +2,7 @@
 // over each group of P channels, u / sqrt(mean(u^2) + eps) * weight. T tokens, C = G*P channels in G groups of P.
 #pragma once
 
-#include <vector>
-
 #include "autograd/graph.h"
-#include "autograd/ops/op_variant.h"
 
 namespace matvlm {
 
@@ -39,9 +36,5 @@ template <class E>
 void gated_rms_norm_forward_cuda(Context& ctx, const GatedRmsNormArgs<E, float>& args);
 template <class E>
 void gated_rms_norm_backward_cuda(Context& ctx, const GatedRmsNormArgs<E, float>& args);
-
-// The launchers' variants, for the benchmark that chooses between them; the first is the one in use.
-template <class E>
-std::vector<OpVariant<GatedRmsNormArgs<E, float>>> gated_rms_norm_variants(bool backward);
 
 }  // namespace matvlm

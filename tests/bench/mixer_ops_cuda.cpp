@@ -1,10 +1,5 @@
 // Times the mixer's ops that are bound by memory: causal convolution, gated RMSNorm, the SSD's decode step. Prints for
 // each the bytes that it must move, and the bandwidth that this comes to as a share of what a plain copy reaches.
-//   bench_mixer_ops                the ops as they run in the program
-//   bench_mixer_ops conv-variants  every way of running the convolution and the norm (the first is the one in use);
-//                                  fails when two of them give different results
-#include <algorithm>
-#include <cmath>
 #include <cstdio>
 #include <string>
 #include <vector>
@@ -19,69 +14,15 @@
 namespace matvlm::bench {
 namespace {
 
-// What an op has written, on the host: small outputs whole, the last rows of large ones, absent ones not at all.
-std::vector<std::vector<float>> values_of(Context& ctx, const std::vector<Tensor>& outputs) {
-  std::vector<std::vector<float>> values;
-  for (const Tensor& t : outputs) {
-    if (t.numel() == 0) continue;
-    const int64_t rows = t.shape()[0];
-    const int64_t first = t.numel() > (1 << 20) ? std::max<int64_t>(rows - 1500, 0) : 0;
-    values.push_back(t.slice_rows(first, rows).to_floats(ctx));
-  }
-  return values;
-}
-
-// Greatest difference of two results over the greatest value of the first.
-double greatest_difference(const std::vector<float>& a, const std::vector<float>& b) {
-  double difference = 0;
-  double greatest = 0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    const double d = std::fabs(static_cast<double>(a[i]) - static_cast<double>(b[i]));
-    if (!(d <= difference)) difference = d;  // NaN stays
-    greatest = std::fmax(greatest, std::fabs(static_cast<double>(a[i])));
-  }
-  return greatest > 0 ? difference / greatest : difference;
-}
-
 struct Bench {
   Context& ctx;
   double copy_gb_s;
-  bool variants;
-
-  // One op on several sets of buffers: its first variant, or all of them after a check that they give the same values.
-  template <class Args, class Set>
-  void report_op(const char* op, const std::string& shape, DType dtype, int64_t bytes,
-                 const std::vector<OpVariant<Args>>& choices, const std::vector<Set>& all) const {
-    if (!variants) {
-      report(op, shape, dtype, bytes, static_cast<int>(all.size()),
-             [&](int i) { choices[0].run(ctx, all[static_cast<size_t>(i)].args); });
-      return;
-    }
-    std::vector<std::vector<float>> expected;
-    for (const OpVariant<Args>& choice : choices) {
-      for (const Tensor& t : all[0].outputs()) {
-        if (t.numel() > 0) ctx.fill_bytes(t.raw(), 0, t.numel() * dtype_size(t.dtype()));
-      }
-      choice.run(ctx, all[0].args);
-      const auto found = values_of(ctx, all[0].outputs());
-      if (expected.empty()) expected = found;
-      double greatest = 0;
-      for (size_t k = 0; k < found.size(); ++k) {
-        const double difference = greatest_difference(expected[k], found[k]);
-        check(difference <= (dtype == DType::bf16 ? 8e-3 : 1e-5), op, " ", shape, ", ", choice.name, ": output ", k,
-              " differs by ", difference, " of its greatest value from that of ", choices[0].name);
-        greatest = std::max(greatest, difference);
-      }
-      report(op, cat(shape, " | ", choice.name, " | ", greatest), dtype, bytes, static_cast<int>(all.size()),
-             [&](int i) { choice.run(ctx, all[static_cast<size_t>(i)].args); });
-    }
-  }
 
   template <class F>
   void report(const char* op, const std::string& shape, DType dtype, int64_t bytes, int sets, F&& run) const {
     const double ms = median_ms(ctx, sets, run);
     const double gb_s = static_cast<double>(bytes) / ms * 1e-6;
-    std::printf("%-19s %-62s %-5s %9.4f %9.1f %8.0f %6.1f %%\n", op, shape.c_str(),
+    std::printf("%-18s %-38s %-5s %9.4f %9.1f %8.0f %6.1f %%\n", op, shape.c_str(),
                 std::string(dtype_name(dtype)).c_str(), ms, static_cast<double>(bytes) * 1e-6, gb_s,
                 100 * gb_s / copy_gb_s);
     std::fflush(stdout);
@@ -112,7 +53,6 @@ struct ConvSet {
   Tensor x, y, dy, dx, weight, bias, dweight, dbias, state;
   Conv1dArgs<E, float> args;
 
-  std::vector<Tensor> outputs() const { return {y, dx, dweight, dbias}; }
   ConvSet(Context& ctx, const ConvShape& s, const Seqlens& lens, bool backward, bool carried) {
     const int64_t tokens = lens.tokens();
     x = random(ctx, {tokens, s.row}, kDType<E>);
@@ -164,7 +104,10 @@ void bench_conv(const Bench& bench, const ConvShape& s) {
     const int sets = buffer_sets(bytes);
     std::vector<ConvSet<E>> all;
     for (int i = 0; i < sets; ++i) all.emplace_back(ctx, s, *lens, backward, carried);
-    bench.report_op(op, shape, kDType<E>, bytes, conv1d_variants<E>(backward), all);
+    bench.report(op, shape, kDType<E>, bytes, sets, [&](int i) {
+      const auto& args = all[static_cast<size_t>(i)].args;
+      backward ? conv1d_backward_cuda(ctx, args) : conv1d_forward_cuda(ctx, args);
+    });
   };
   if (s.length == 1) {
     run("conv1d decode", false, true, 2 * matrix + 2 * s.batch * 3 * s.channels * kSize + weights * kSize);
@@ -186,7 +129,6 @@ struct NormSet {
   Tensor y, z, out, dout, dy, dz, weight, dweight;
   GatedRmsNormArgs<E, float> args;
 
-  std::vector<Tensor> outputs() const { return {out, dy, dz, dweight}; }
   NormSet(Context& ctx, const NormShape& s, bool backward) {
     const Shape shape = {s.tokens, s.channels};
     y = random(ctx, shape, kDType<E>);
@@ -231,8 +173,10 @@ void bench_norm(const Bench& bench, const NormShape& s) {
     const int sets = buffer_sets(bytes);
     std::vector<NormSet<E>> all;
     for (int i = 0; i < sets; ++i) all.emplace_back(ctx, s, backward);
-    bench.report_op(backward ? "gated norm backward" : "gated norm forward", shape, kDType<E>, bytes,
-                    gated_rms_norm_variants<E>(backward), all);
+    bench.report(backward ? "gated norm backward" : "gated norm forward", shape, kDType<E>, bytes, sets, [&](int i) {
+      const auto& args = all[static_cast<size_t>(i)].args;
+      backward ? gated_rms_norm_backward_cuda(ctx, args) : gated_rms_norm_forward_cuda(ctx, args);
+    });
   }
 }
 
@@ -311,8 +255,7 @@ void bench_all(const Bench& bench) {
                              {"MaTVLM", 2, 4096, 7680, 10272, 2560},
                              {"Mamba-2 2.7B", 4, 2048, 5376, 10576, 5120},
                              {"MaTVLM", 64, 1, 7680, 10272, 2560}}) {
-    // A decode step changes its state, so that two variants do not see the same one.
-    if (!bench.variants || s.length > 1) bench_conv<E>(bench, s);
+    bench_conv<E>(bench, s);
   }
   for (const NormShape& s : {NormShape{"MaTVLM", 5712, 2560, 80, 10272},
                              {"MaTVLM", 8192, 2560, 80, 10272},
@@ -320,7 +263,6 @@ void bench_all(const Bench& bench) {
                              {"P 128", 8192, 4096, 128, 4096}}) {
     bench_norm<E>(bench, s);
   }
-  if (bench.variants) return;
   const SsdShape matvlm{32, 32, 32, 32, 80, 80};
   for (const StepShape& s : {StepShape{"MaTVLM", 64, 1, matvlm, false},
                              {"MaTVLM", 1, 1, matvlm, false},
@@ -331,14 +273,13 @@ void bench_all(const Bench& bench) {
   }
 }
 
-int run(const std::string& mode) {
-  check(mode.empty() || mode == "conv-variants", "found argument ", mode, ", expected conv-variants or none");
+int run() {
   const auto ctx = make_cuda_context(0);
   const std::vector<CopyResult> copies = copy_bandwidths(*ctx);
-  const Bench bench{*ctx, copies.front().gb_s, !mode.empty()};
+  const Bench bench{*ctx, copies.front().gb_s};
   std::printf("%s\n", ctx->description().c_str());
   for (const CopyResult& c : copies) std::printf("copy: %.0f GB/s read and written (%s)\n", c.gb_s, c.name);
-  std::printf("%-19s %-62s %-5s %9s %9s %8s %8s\n", "op", "shape", "dtype", "ms", "MB", "GB/s", "of copy");
+  std::printf("%-18s %-38s %-5s %9s %9s %8s %8s\n", "op", "shape", "dtype", "ms", "MB", "GB/s", "of copy");
   bench_all<bf16>(bench);
   bench_all<float>(bench);
   return 0;
@@ -347,9 +288,9 @@ int run(const std::string& mode) {
 }  // namespace
 }  // namespace matvlm::bench
 
-int main(int argc, char** argv) {
+int main() {
   try {
-    return matvlm::bench::run(argc > 1 ? argv[1] : "");
+    return matvlm::bench::run();
   } catch (const std::exception& e) {
     std::fprintf(stderr, "%s\n", e.what());
     return 1;
