@@ -62,15 +62,11 @@ Var student_image_tokens(Graph& g, const Models& models, const MicroBatch& batch
   return run_connector(g, student.connector, features);
 }
 
-struct LayerTerm {
-  Var loss;
-  Tensor term;
-};
-
-// The student's layer on the teacher's input of that layer. MLP and residual of a parallel block are the same on both
-// sides, so only the mixer runs; the last layer is compared behind the final norm, as the published code does.
-LayerTerm layer_term(Graph& g, const Models& models, const LossConfig& loss, const LossWeights& weights,
-                     const TeacherOutput& teacher, size_t i, const Pass& pass, const SeqlensPtr& rows) {
+// The student's layer on the teacher's input of that layer: the loss term. MLP and residual of a parallel block are the
+// same on both sides, so only the mixer runs; the last layer is compared behind the final norm, as the published code
+// does.
+Tensor layer_term(Graph& g, const Models& models, const LossConfig& loss, const LossWeights& weights,
+                  const TeacherOutput& teacher, size_t i, const Pass& pass, const SeqlensPtr& rows) {
   const Vlm& student = *models.student;
   const int64_t layer = teacher.trace.layers[i];
   const Block& block = student.text.blocks[static_cast<size_t>(layer)];
@@ -87,7 +83,24 @@ LayerTerm layer_term(Graph& g, const Models& models, const LossConfig& loss, con
   }
   const LayerLossSpec spec{layer_kind(loss.layer), weights.layer_segment_norm, loss.layer_weight};
   const LayerLossResult result = layer_loss(g, spec, found, expected, weights.layer, weights.segment, rows);
-  return {result.loss, result.term};
+  if (g.recording()) g.backward({result.loss});
+  return result.term;
+}
+
+// All layer losses with their backward passes, each in a graph of its own before the student's graph exists: a layer's
+// activations and what the teacher stored for it are free before the next one runs. No parameter hook here: the
+// student's own pass uses every one of these parameters again, behind these.
+std::vector<Tensor> run_layer_terms(Context& ctx, const Models& models, const LossConfig& loss,
+                                    const LossWeights& weights, TeacherOutput& teacher, const Pass& pass,
+                                    const SeqlensPtr& rows, bool backward) {
+  std::vector<Tensor> terms;
+  for (size_t i = 0; i < teacher.trace.layers.size(); ++i) {
+    Graph g(ctx, backward);
+    terms.push_back(layer_term(g, models, loss, weights, teacher, i, pass, rows));
+    teacher.trace.blocks[i] = {};
+    if (teacher.trace.keep_inputs) teacher.trace.inputs[i] = teacher.trace.outputs[i] = Tensor();
+  }
+  return terms;
 }
 
 HeadLossResult head_terms(Graph& g, const Models& models, const LossConfig& loss, const LossWeights& weights,
@@ -147,7 +160,11 @@ LossTerms run_micro_batch(Context& ctx, const Models& models, const LossConfig& 
   const SeqlensPtr samples = rows.sequences.empty() ? pass.lens : make_seqlens(ctx, rows.cu);
   const LossWeights weights = loss_weights(loss, rows, counts);
   std::optional<TeacherOutput> teacher;
-  if (models.teacher != nullptr) teacher = run_teacher(ctx, models, loss, batch, rows, pass, trace);
+  std::vector<Tensor> layer_values;
+  if (models.teacher != nullptr) {
+    teacher = run_teacher(ctx, models, loss, batch, rows, pass, trace);
+    layer_values = run_layer_terms(ctx, models, loss, weights, *teacher, pass, samples, backward);
+  }
 
   pass.recompute = models.recompute;
   Graph g(ctx, backward);
@@ -167,16 +184,7 @@ LossTerms run_micro_batch(Context& ctx, const Models& models, const LossConfig& 
   }
 
   const HeadLossResult head = head_terms(g, models, loss, weights, t, final_hidden, samples);
-  std::vector<Var> roots = {head.loss};
-  std::vector<Tensor> layer_values;
-  if (t != nullptr) {
-    for (size_t i = 0; i < t->trace.layers.size(); ++i) {
-      const LayerTerm term = layer_term(g, models, loss, weights, *t, i, pass, samples);
-      roots.push_back(term.loss);
-      layer_values.push_back(term.term);
-    }
-  }
-  if (backward) g.backward(roots);
+  if (backward) g.backward({head.loss});
 
   LossTerms terms;
   terms.logit = read_scalar(ctx, head.logit_term);

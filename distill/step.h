@@ -1,4 +1,5 @@
-// One micro-batch: teacher forward without a graph, student forward, mixers on the teacher's inputs, losses, backward.
+// One micro-batch: teacher forward without a graph, mixers on the teacher's inputs with their losses and backward
+// passes, then student forward, logit loss, backward.
 #pragma once
 
 #include <optional>
