@@ -22,6 +22,7 @@ namespace matvlm {
 #define MATVLM_LAUNCH_CHECK() MATVLM_CUDA_CHECK(cudaGetLastError())
 
 struct GemmPlans;
+struct Fp8GemmPlans;
 
 class CudaContext final : public Context {
  public:
@@ -51,6 +52,7 @@ class CudaContext final : public Context {
   int max_shared_memory() const { return max_shared_memory_; }    // bytes a block may opt in to
   bool allow_tf32 = false;                                        // float32 products in tf32: off unless asked for
   std::shared_ptr<GemmPlans> gemm_plans;                          // cache of gemm_cuda.cpp
+  std::shared_ptr<Fp8GemmPlans> fp8_gemm_plans;                   // cache of gemm_fp8_cuda.cpp
 
  private:
   cudaStream_t stream_ = nullptr;
