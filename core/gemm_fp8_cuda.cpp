@@ -7,7 +7,7 @@
 #include <memory>
 #include <tuple>
 
-#include "core/cublas_lt.h"
+#include "core/cublas_lt.cuh"
 #include "core/gemm_fp8_device.h"
 #include "core/tensor.h"
 
