@@ -101,6 +101,27 @@ void CudaContext::to_host(void* host, const void* src, int64_t bytes) {
   synchronize();
 }
 
+int64_t CudaContext::resident_blocks(const void* kernel, int threads) {
+  const auto [found, is_new] = resident_blocks_.try_emplace(kernel, 0);
+  if (is_new) {
+    int blocks = 0;
+    MATVLM_CUDA_CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, 0));
+    check(blocks > 0, "[cuda] a kernel of ", threads, " threads does not fit a multiprocessor");
+    found->second = static_cast<int64_t>(blocks) * multiprocessors_;
+  }
+  return found->second;
+}
+
+int CudaContext::kernel_registers(const void* kernel) {
+  const auto [found, is_new] = kernel_registers_.try_emplace(kernel, 0);
+  if (is_new) {
+    cudaFuncAttributes attributes{};
+    MATVLM_CUDA_CHECK(cudaFuncGetAttributes(&attributes, kernel));
+    found->second = attributes.numRegs;
+  }
+  return found->second;
+}
+
 std::string CudaContext::description() const {
   return cat(name_, ", compute capability ", compute_capability_ / 10, ".", compute_capability_ % 10, ", ",
              multiprocessors_, " multiprocessors");

@@ -4,6 +4,8 @@
 #include <cublasLt.h>
 #include <cuda_runtime.h>
 
+#include <unordered_map>
+
 #include "core/context.h"
 #include "core/error.h"
 
@@ -50,9 +52,14 @@ class CudaContext final : public Context {
   int multiprocessors() const { return multiprocessors_; }
   int compute_capability() const { return compute_capability_; }  // 90 for 9.0
   int max_shared_memory() const { return max_shared_memory_; }    // bytes a block may opt in to
-  bool allow_tf32 = false;                                        // float32 products in tf32: off unless asked for
-  std::shared_ptr<GemmPlans> gemm_plans;                          // cache of gemm_cuda.cpp
-  std::shared_ptr<Fp8GemmPlans> fp8_gemm_plans;                   // cache of gemm_fp8_cuda.cpp
+  // What the driver says of a kernel (a __global__ function) on this device. It is asked once for each: an answer takes
+  // longer than a launch. Blocks of `threads` threads, always the same for a kernel, without dynamic shared memory,
+  // that run at the same time on the whole device; registers a thread.
+  int64_t resident_blocks(const void* kernel, int threads);
+  int kernel_registers(const void* kernel);
+  bool allow_tf32 = false;                       // float32 products in tf32: off unless asked for
+  std::shared_ptr<GemmPlans> gemm_plans;         // cache of gemm_cuda.cpp
+  std::shared_ptr<Fp8GemmPlans> fp8_gemm_plans;  // cache of gemm_fp8_cuda.cpp
 
  private:
   cudaStream_t stream_ = nullptr;
@@ -64,6 +71,8 @@ class CudaContext final : public Context {
   int compute_capability_ = 0;
   int max_shared_memory_ = 0;
   std::string name_;
+  std::unordered_map<const void*, int64_t> resident_blocks_;
+  std::unordered_map<const void*, int> kernel_registers_;
 };
 
 // Stream of a context that is known to be on a GPU.

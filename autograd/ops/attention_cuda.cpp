@@ -30,7 +30,7 @@ bool is_decode(const AttentionRanges& r) { return r.longest_q <= 16 && r.longest
 bool on_hopper(Context& ctx, const Bf16Forward& a) {
   return ctx.cuda()->compute_capability() == 90 && !a.portable && a.shape.head_dim > 32 && a.shape.head_dim % 8 == 0 &&
          a.ranges.longest_q > 16 && a.kv_rows > 0 && aligned(a.q, a.q_stride) && aligned(a.k, a.k_stride) &&
-         aligned(a.v, a.v_stride) && hopper_compiled();
+         aligned(a.v, a.v_stride) && hopper_compiled(ctx);
 }
 
 // Calls f(integral_constant w): w the head width rounded up to what the kernels are compiled for.

@@ -42,6 +42,6 @@ void dq_hopper(Context& ctx, const Bf16Backward& args);
 template <int kDim>
 void dkv_hopper(Context& ctx, const Bf16Backward& args);
 // False where the build left sm_90a out: their kernels are empty then.
-bool hopper_compiled();
+bool hopper_compiled(Context& ctx);
 
 }  // namespace matvlm::attention_kernels

@@ -7,10 +7,9 @@ namespace matvlm::attention_kernels {
 template void forward_hopper<64>(Context&, const Bf16Forward&);
 template void forward_hopper<128>(Context&, const Bf16Forward&);
 
-bool hopper_compiled() {
-  cudaFuncAttributes attributes{};
-  MATVLM_CUDA_CHECK(cudaFuncGetAttributes(&attributes, hopper_forward_kernel<ForwardChoice<64>>));
-  return attributes.numRegs > 64;  // an empty kernel needs a handful
+bool hopper_compiled(Context& ctx) {
+  const void* kernel = reinterpret_cast<const void*>(&hopper_forward_kernel<ForwardChoice<64>>);
+  return ctx.cuda()->kernel_registers(kernel) > 64;  // an empty kernel needs a handful
 }
 
 }  // namespace matvlm::attention_kernels

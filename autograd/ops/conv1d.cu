@@ -394,7 +394,7 @@ void launch_forward(Context& ctx, const Conv1dArgs<E, float>& a) {
   int64_t tile = Plan::kTokens;
   if (tile == 0) {
     tile = balanced_walk({.tokens = a.tokens, .columns = columns, .granule = W},
-                         resident_blocks(ctx, kernel, kForwardThreads));
+                         ctx.cuda()->resident_blocks(reinterpret_cast<const void*>(kernel), kForwardThreads));
   }
   const unsigned blocks = count_blocks(a.tokens, tile) * columns;
   kernel<<<blocks, kForwardThreads, 0, cuda_stream(ctx)>>>(a, columns, tile);
@@ -424,7 +424,7 @@ void launch_backward(Context& ctx, const Conv1dArgs<E, float>& a) {
   int64_t tokens = Plan::kTokens;
   if (tokens == 0) {
     tokens = balanced_walk({.tokens = a.tokens, .columns = columns, .walks = Plan::kWarps, .granule = W},
-                           resident_blocks(ctx, kernel, kWarp * Plan::kWarps));
+                           ctx.cuda()->resident_blocks(reinterpret_cast<const void*>(kernel), kWarp * Plan::kWarps));
   }
   const unsigned tiles = count_blocks(a.tokens, Plan::kWarps * tokens);
   const bool weights = a.dweight != nullptr || a.dbias != nullptr;

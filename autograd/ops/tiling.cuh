@@ -4,8 +4,6 @@
 
 #include <cstdint>
 
-#include "core/cuda_context.h"
-
 namespace matvlm {
 
 // A kernel's work as tiles of tokens by columns of channels, one block for each pair of them.
@@ -34,15 +32,6 @@ inline int64_t balanced_walk(const TileShape& s, int64_t resident) {
     }
   }
   return best;
-}
-
-// Blocks of a kernel without dynamic shared memory that run at the same time.
-template <class Kernel>
-int64_t resident_blocks(Context& ctx, Kernel* kernel, int threads) {
-  int blocks = 0;
-  MATVLM_CUDA_CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, 0));
-  check(blocks > 0, "[cuda] a kernel of ", threads, " threads does not fit a multiprocessor");
-  return static_cast<int64_t>(blocks) * ctx.cuda()->multiprocessors();
 }
 
 }  // namespace matvlm
