@@ -62,7 +62,7 @@ struct StageLoader {
       if (chunk.count < kChunk) clear_tail(sm);
     } else {
       mma::copy_async_wait<0>();
-      block_sync<kThreads>();
+      block_sync();
     }
   }
 
@@ -77,7 +77,7 @@ struct StageLoader {
       }
     }
     hopper::async_proxy_fence();  // later copies come after these
-    block_sync<kThreads>();
+    block_sync();
   }
 };
 
@@ -165,14 +165,14 @@ __device__ void backward_heads(const BackwardArgs& args, const StageLoader<P, N,
       write_gradient<kWidth>(sum, out, loader.chunk, h, part, parts, warp, lane);
       clear(sum);
     }
-    block_sync<kHeadThreads>();  // of all roles: the tiles have been read, the sums are complete
+    block_sync();  // of all roles: the tiles have been read, the sums are complete
     if (kRole == Role::dc && warp == 0) {
       step_gradients<P, N>(args, sm, loader.chunk, loader.slot, h, lane);
       __syncwarp();
       if (kBulk && lane == 0 && i + kStages < heads) loader.start(sm, h + kStages);
     }
     if (!kBulk && i + 1 < heads) {
-      block_sync<kHeadThreads>();
+      block_sync();
       loader.start(sm, h + 1);
     }
   }

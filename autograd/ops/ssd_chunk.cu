@@ -240,12 +240,17 @@ void sum_parts(Context& ctx, const Output& out, int64_t tokens, int64_t heads, i
 
 // Whether this device and build have the kernels that use bulk tensor copies, and the operands are aligned for them.
 bool bulk_applies(Context& ctx, const SizeKernels& k, int64_t tokens, std::initializer_list<const Rows*> operands) {
-  if (ctx.cuda()->compute_capability() != 90 || tokens > INT32_MAX || !k.has_sm90a()) return false;
+  if (ctx.cuda()->compute_capability() != 90 || tokens > INT32_MAX || !k.has_sm90a(ctx)) return false;
   return std::all_of(operands.begin(), operands.end(), [](const Rows* rows) { return rows->vectors; });
 }
 
 CUtensorMap operand_map(const Rows& rows, int heads, int64_t tokens, int padded) {
   return head_map(rows.data, rows.width, heads / rows.heads_per_group, tokens, rows.stride, padded + 8, kChunk);
+}
+
+// Of B or C for the state pass, whose blocks may keep a part of the columns; `whole`: the map of all of them.
+CUtensorMap states_map(const SizeKernels& k, const CUtensorMap& whole, const Rows& rows, int heads, int64_t tokens) {
+  return k.states_columns == k.n ? whole : operand_map(rows, heads, tokens, k.states_columns);
 }
 
 }  // namespace
@@ -297,7 +302,8 @@ void ssd_chunk_forward(Context& ctx, const SsdArgs<bf16, float>& a) {
     args.parts = states.pass[0].parts;
     args.part_decays = states.pass[0].part_decays;
     const auto needed = static_cast<unsigned>((split.segments - 1) * split.segment_parts);
-    const StatesMaps state_maps{{maps.x, {}}, {maps.b, {}}};
+    StatesMaps state_maps{{maps.x, {}}, {}};
+    if (bulk) state_maps.v[0] = states_map(kernels, maps.b, p.b, p.heads, a.tokens);
     kernels.states(states, bulk ? &state_maps : nullptr, dim3(heads, batch, needed), cuda_stream(ctx));
   }
   const dim3 grid(heads, static_cast<unsigned>(split.segments), batch);
@@ -322,17 +328,21 @@ void ssd_chunk_backward(Context& ctx, const SsdArgs<bf16, float>& a) {
   const bool bulk = state_rows <= INT32_MAX && bulk_applies(ctx, kernels, a.tokens, {&p.x, &p.b, &p.c, &p.dy});
   BackwardMaps maps{};
   if (bulk) {
-    const auto states_map = [&](const bf16* data) {
+    const auto all_states = [&](const bf16* data) {
       return head_map(data, kernels.n, 1, state_rows, kernels.n, kernels.n + 8, kernels.p);
     };
     maps = {operand_map(p.x, p.heads, a.tokens, kernels.p),
             operand_map(p.dy, p.heads, a.tokens, kernels.p),
             operand_map(p.b, p.heads, a.tokens, kernels.n),
             operand_map(p.c, p.heads, a.tokens, kernels.n),
-            states_map(before),
-            states_map(after)};
+            all_states(before),
+            all_states(after)};
   }
-  const StatesMaps state_maps{{maps.x, maps.dy}, {maps.b, maps.c}};
+  StatesMaps state_maps{{maps.x, maps.dy}, {}};
+  if (bulk) {
+    state_maps.v[0] = states_map(kernels, maps.b, p.b, p.heads, a.tokens);
+    state_maps.v[1] = states_map(kernels, maps.c, p.c, p.heads, a.tokens);
+  }
   kernels.states(passes, bulk ? &state_maps : nullptr,
                  dim3(static_cast<unsigned>(s.heads), static_cast<unsigned>(a.batch), 2), cuda_stream(ctx));
 

@@ -31,12 +31,9 @@ struct ChunkInfo {
 };
 __host__ __device__ inline int64_t first_slot(int64_t begin, int64_t sequence) { return begin / kChunk + sequence; }
 
-// A barrier of all kThreads threads of a block whose warps come from different places of the code: for __syncthreads()
-// they would have to be at the same one.
-template <int kThreads>
-__device__ void block_sync() {
-  asm volatile("bar.sync 2, %0;" ::"n"(kThreads) : "memory");
-}
+// A barrier of all threads of a block whose warps come from different places of the code. Out of line, so that all of
+// them meet at one instruction: that is what synccheck expects of a barrier of the whole block.
+static __device__ __noinline__ void block_sync() { __syncthreads(); }
 
 // An operand [T, groups*width] of which head h reads group h / heads_per_group.
 struct Rows {
@@ -254,33 +251,36 @@ __device__ void store_partial(const float (&sum)[W / 8][4], const Output& out, i
   }
 }
 
-// A state in fragments, 16 rows per warp: the warp's rows are row (g) and row + 8.
+// A state in fragments, 16 rows per warp: the warp's rows are row (g) and row + 8; its N columns are those from `first`
+// on.
 template <int N>
-__device__ void load_state(float (&state)[N / 8][4], const float* from, int row, int rows, int columns, int t) {
+__device__ void load_state(float (&state)[N / 8][4], const float* from, int row, int rows, int columns, int t,
+                           int first = 0) {
 #pragma unroll
   for (int n = 0; n < N / 8; ++n) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int r = row + 8 * (i / 2);
-      const int k = 8 * n + 2 * t + i % 2;
+      const int k = first + 8 * n + 2 * t + i % 2;
       state[n][i] = from != nullptr && r < rows && k < columns ? from[static_cast<int64_t>(r) * columns + k] : 0.0F;
     }
   }
 }
 template <int N>
-__device__ void store_state(const float (&state)[N / 8][4], float* to, int row, int rows, int columns, int t) {
+__device__ void store_state(const float (&state)[N / 8][4], float* to, int row, int rows, int columns, int t,
+                            int first = 0) {
 #pragma unroll
   for (int n = 0; n < N / 8; ++n) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int r = row + 8 * (i / 2);
-      const int k = 8 * n + 2 * t + i % 2;
+      const int k = first + 8 * n + 2 * t + i % 2;
       if (r < rows && k < columns) to[static_cast<int64_t>(r) * columns + k] = state[n][i];
     }
   }
 }
-// Rounded, padded [P, N] in device memory.
-template <int N>
+// Rounded, into device memory with kStride elements a row.
+template <int N, int kStride>
 __device__ void store_state_bf16(const float (&state)[N / 8][4], bf16* to, int row, int t) {
 #pragma unroll
   for (int n = 0; n < N / 16; ++n) {
@@ -289,7 +289,7 @@ __device__ void store_state_bf16(const float (&state)[N / 8][4], bf16* to, int r
       const float* left = state[2 * n] + 2 * half;
       const float* right = state[2 * n + 1] + 2 * half;
       const uint2 values = pair_columns(mma::pack(left[0], left[1]), mma::pack(right[0], right[1]), t);
-      *reinterpret_cast<uint2*>(to + (row + 8 * half) * N + 16 * n + pair_column(t)) = values;
+      *reinterpret_cast<uint2*>(to + (row + 8 * half) * kStride + 16 * n + pair_column(t)) = values;
     }
   }
 }
@@ -314,26 +314,29 @@ __device__ float state_weight(const float* cum, const float* step, int row) {
 }
 
 // state = decay state + (weights u)^T v, by the P / 16 warps that meet at barrier 1; thread counts from 0 among them.
-// `scaled` is their scratch.
+// `scaled` is their scratch; it may be u itself.
 template <int P, int N, bool kReverse>
 __device__ void update_state(float (&state)[N / 8][4], const bf16* u, const bf16* v, bf16* scaled, const float* cum,
                              const float* step, int count, int thread) {
   constexpr int kThreads = 2 * P;
   constexpr int kVectors = P / 8;
   constexpr int kStride = Tile<P>::kStride;
+  constexpr int kRounds = kChunk * kVectors / kThreads;
+  const auto row_of = [&](int round) { return (round * kThreads + thread) / kVectors; };
+  const auto place = [&](int round) { return row_of(round) * kStride + (round * kThreads + thread) % kVectors * 8; };
+  uint4 values[kRounds];
 #pragma unroll
-  for (int round = 0; round < kChunk * kVectors / kThreads; ++round) {
-    const int i = round * kThreads + thread;
-    const int row = i / kVectors;
-    const int at = row * kStride + i % kVectors * 8;
+  for (int round = 0; round < kRounds; ++round) values[round] = *reinterpret_cast<const uint4*>(u + place(round));
+#pragma unroll
+  for (int round = 0; round < kRounds; ++round) {
+    const int row = row_of(round);
     const float weight = state_weight<kReverse>(cum, step, row);
-    uint4 values = *reinterpret_cast<const uint4*>(u + at);
-    unsigned* words = &values.x;
+    unsigned* words = &values[round].x;
 #pragma unroll
     for (int w = 0; w < 4; ++w) {
       words[w] = row < count ? mma::pack(mma::low_half(words[w]) * weight, mma::high_half(words[w]) * weight) : 0U;
     }
-    *reinterpret_cast<uint4*>(scaled + at) = values;
+    *reinterpret_cast<uint4*>(scaled + place(round)) = values[round];
   }
   asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory");
   const float decay = mma::exp2_approx(fminf(cum[kChunk - 1], 0.0F));

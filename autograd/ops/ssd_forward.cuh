@@ -133,14 +133,14 @@ __global__ void __launch_bounds__(128 + 2 * P) forward_kernel(const __grid_const
     const float skip = args.d[h];
     for (int64_t k = first_chunk; k < last_chunk; ++k) {
       mma::copy_async_wait<kStages - 2>();
-      block_sync<kThreads>();
+      block_sync();
       load(k + kStages - 1);
       const int64_t first = begin + k * kChunk;
       const int count = static_cast<int>(min(length - k * kChunk, static_cast<int64_t>(kChunk)));
       chunk_outputs<P, N>(args, sm, static_cast<int>((k - first_chunk) % kStages),
                           sm.state[(k - first_chunk) % Shared::kStates], first, count, h, skip, warp, lane,
                           [](bool) {});
-      if constexpr (Shared::kStates == 1) block_sync<kThreads>();  // the state has been read
+      if constexpr (Shared::kStates == 1) block_sync();  // the state has been read
     }
     return;
   }
@@ -161,12 +161,12 @@ __global__ void __launch_bounds__(128 + 2 * P) forward_kernel(const __grid_const
     const int64_t i = k - first_chunk;
     const int stage = static_cast<int>(i % kStages);
     mma::copy_async_wait<kStages - 2>();
-    block_sync<kThreads>();
+    block_sync();
     load(k + kStages - 1);
     update_state<P, N, false>(state, sm.x[stage], sm.b[stage], sm.scaled, sm.cum[stage], sm.step[stage],
                               static_cast<int>(min(length - k * kChunk, static_cast<int64_t>(kChunk))),
                               thread - kRowTiles * 32);
-    if constexpr (Shared::kStates == 1) block_sync<kThreads>();
+    if constexpr (Shared::kStates == 1) block_sync();
     stage_state<N>(state, sm.state[(i + 1) % Shared::kStates], own_row, t);
   }
   if (args.final_state != nullptr && last_chunk == chunks) {

@@ -12,14 +12,15 @@ namespace matvlm::ssd_chunk {
 
 struct SizeKernels {
   int p = 0, n = 0;                                // padded widths
+  int states_columns = 0;                          // of N that a block of the state pass keeps
   int64_t states_shared = 0, backward_shared = 0;  // bytes of shared memory
   int64_t forward_shared_large = 0, forward_shared_small = 0, pipeline_shared = 0;
-  // maps: null or, sm_90a only, those of the operands.
+  // maps: null or, sm_90a only, those of the operands. Grid of `states`: (heads, batch, directions or parts).
   void (*states)(const StatesArgs&, const StatesMaps* maps, dim3 grid, cudaStream_t) = nullptr;
   void (*forward)(const ForwardArgs&, bool large, dim3 grid, cudaStream_t) = nullptr;
   void (*pipeline)(const ForwardArgs&, const ForwardMaps&, dim3 grid, cudaStream_t) = nullptr;  // sm_90a only
   void (*backward)(const BackwardArgs&, const BackwardMaps* maps, bool shared_heads, dim3 grid, cudaStream_t) = nullptr;
-  bool (*has_sm90a)() = nullptr;  // whether the kernels marked so are in this build for this device
+  bool (*has_sm90a)(Context&) = nullptr;  // whether the kernels marked so are in this build for this device
 };
 
 template <class Kernel, class... Args>
@@ -35,6 +36,7 @@ SizeKernels size_kernels() {
   SizeKernels k;
   k.p = P;
   k.n = N;
+  k.states_columns = kStatesColumns<N>;
   k.states_shared = sizeof(StatesShared<P, N>);
   k.backward_shared = sizeof(BackwardShared<P, N>);
   k.forward_shared_large = sizeof(ForwardShared<P, N, true>);
@@ -42,6 +44,7 @@ SizeKernels size_kernels() {
   k.pipeline_shared = sizeof(PipelineShared<P, N>);
   k.states = [](const StatesArgs& args, const StatesMaps* maps, dim3 grid, cudaStream_t stream) {
     constexpr int64_t kBytes = sizeof(StatesShared<P, N>);
+    grid.x *= kStatesSplits<N>;
     if (maps != nullptr) return launch(states_kernel<P, N, true>, grid, 2 * P, kBytes, stream, args, *maps);
     launch(states_kernel<P, N, false>, grid, 2 * P, kBytes, stream, args, StatesMaps{});
   };
@@ -71,13 +74,9 @@ SizeKernels size_kernels() {
       launch(backward_kernel<P, N, false>, grid, 128, kBytes, stream, args, given);
     }
   };
-  k.has_sm90a = [] {
-    static const bool has = [] {  // asked before every call, the same for a process and its GPU
-      cudaFuncAttributes attributes{};
-      MATVLM_CUDA_CHECK(cudaFuncGetAttributes(&attributes, pipeline_kernel<P, N>));
-      return attributes.numRegs > 32;  // in code for any other target the kernel is empty
-    }();
-    return has;
+  k.has_sm90a = [](Context& ctx) {
+    // In code for any other target the kernel is empty.
+    return ctx.cuda()->kernel_registers(reinterpret_cast<const void*>(&pipeline_kernel<P, N>)) > 32;
   };
   return k;
 }

@@ -1,7 +1,8 @@
-// State pass of the chunked SSD: per sequence and head one block goes through the chunks and keeps the state in
-// registers. Forward in time it gives the state before each chunk, backward in time the gradient of the state after
-// each chunk: what the backward pass starts from. The forward pass of few long sequences is split into segments; for it
-// the blocks take a part of a sequence each, and what starts a segment adds up the parts before it (load_parts).
+// State pass of the chunked SSD: per sequence and head a block, or two that share its columns, goes through the chunks
+// and keeps the state in registers. Forward in time it gives the state before each chunk, backward in time the gradient
+// of the state after each chunk: what the backward pass starts from. The forward pass of few long sequences is split
+// into segments; for it the blocks take a part of a sequence each, and what starts a segment adds up the parts before
+// it (load_parts).
 #pragma once
 
 #include "autograd/ops/hopper.cuh"
@@ -49,7 +50,14 @@ __device__ void load_parts(float (&state)[N / 8][4], const float* parts, const f
   }
 }
 
-// Of u and v per direction, as BackwardMaps.
+// Columns of a state that one block keeps: half of a wide one, so that more blocks fit a multiprocessor (and the last
+// wave of them is nearly full). Both read all of u; the second finds it in the L2 cache.
+template <int N>
+constexpr int kStatesColumns = N > 80 && N % 32 == 0 ? N / 2 : N;
+template <int N>
+constexpr int kStatesSplits = N / kStatesColumns<N>;
+
+// Of u and v per direction, as BackwardMaps; v with boxes for kStatesColumns.
 struct StatesMaps {
   CUtensorMap u[2], v[2];
 };
@@ -57,21 +65,22 @@ struct StatesMaps {
 template <int P, int N>
 struct StatesShared {
   static constexpr int kStages = 2;
-  alignas(128) bf16 u[kStages][Tile<P>::elements(kChunk)];
-  alignas(128) bf16 v[kStages][Tile<N>::elements(kChunk)];
+  alignas(128) bf16 u[kStages][Tile<P>::elements(kChunk)];  // scaled in place
+  alignas(128) bf16 v[kStages][Tile<kStatesColumns<N>>::elements(kChunk)];
   alignas(128) float cum[kStages][kChunk];
   float step[kStages][kChunk];
-  bf16 scaled[Tile<P>::elements(kChunk)];
   uint64_t full[kStages];  // where tiles come by bulk copies
 };
 
 template <int P, int N, bool kReverse, bool kBulk>
 __device__ void run_states(const StatesArgs& args, const StatesMaps& maps, StatesShared<P, N>& sm) {
   constexpr int kThreads = 2 * P;
+  constexpr int kColumns = kStatesColumns<N>;
   const StatesPass& pass = args.pass[kReverse ? 1 : 0];
   const Problem& p = args.problem;
   const int thread = static_cast<int>(threadIdx.x);
-  const int h = static_cast<int>(blockIdx.x);
+  const int h = static_cast<int>(blockIdx.x) / kStatesSplits<N>;
+  const int first_column = static_cast<int>(blockIdx.x) % kStatesSplits<N> * kColumns;
   const int64_t b = blockIdx.y;
   const int t = thread % 4;
   const int row = thread / 32 * kTileRows + thread % 32 / 4;
@@ -99,17 +108,20 @@ __device__ void run_states(const StatesArgs& args, const StatesMaps& maps, State
       const auto row = static_cast<int>(first);
       const int64_t steps = (h * p.slots + slot) * kChunk;
       constexpr unsigned kBytes =
-          2 * (Tile<P>::elements(kChunk) + Tile<N>::elements(kChunk)) + 2 * kChunk * sizeof(float);
+          2 * (Tile<P>::elements(kChunk) + Tile<kColumns>::elements(kChunk)) + 2 * kChunk * sizeof(float);
       hopper::barrier_expect(full, kBytes);
       hopper::copy_bulk(mma::shared_address(sm.cum[stage]), p.cum + steps, kChunk * sizeof(float), full);
       hopper::copy_bulk(mma::shared_address(sm.step[stage]), p.step + steps, kChunk * sizeof(float), full);
       hopper::copy_box(mma::shared_address(sm.u[stage]), maps.u[kReverse ? 1 : 0], full, 0, h / pass.u.heads_per_group,
                        row);
-      hopper::copy_box(mma::shared_address(sm.v[stage]), maps.v[kReverse ? 1 : 0], full, 0, h / pass.v.heads_per_group,
-                       row);
+      hopper::copy_box(mma::shared_address(sm.v[stage]), maps.v[kReverse ? 1 : 0], full, first_column,
+                       h / pass.v.heads_per_group, row);
     } else {
       load_tile<P, kThreads>(sm.u[stage], pass.u, first, tokens(k), h, thread);
-      load_tile<N, kThreads>(sm.v[stage], pass.v, first, tokens(k), h, thread);
+      Rows own = pass.v;  // this block's columns of it
+      own.data += static_cast<int64_t>(h / own.heads_per_group) * own.width + first_column;
+      own.width -= first_column;
+      load_tile<kColumns, kThreads>(sm.v[stage], own, first, tokens(k), 0, thread);
       load_steps<kThreads>(sm.cum[stage], sm.step[stage], p, slot, h, thread);
       mma::copy_async_commit();
     }
@@ -123,11 +135,12 @@ __device__ void run_states(const StatesArgs& args, const StatesMaps& maps, State
   }
   if (from < to) load(from, 0);
 
-  float state[N / 8][4];
+  float state[kColumns / 8][4];
   const int64_t widths = static_cast<int64_t>(p.head_dim) * p.state;
   const int64_t source = pass.rows != nullptr ? pass.rows[b] : b;
   const bool carried = pass.initial != nullptr && from == 0;
-  load_state<N>(state, carried ? pass.initial + (source * p.heads + h) * widths : nullptr, row, p.head_dim, p.state, t);
+  load_state<kColumns>(state, carried ? pass.initial + (source * p.heads + h) * widths : nullptr, row, p.head_dim,
+                       p.state, t, first_column);
   float decay = 0.0F;
   for (int64_t k = from; k < to; ++k) {
     const int stage = static_cast<int>((k - from) % 2);
@@ -140,25 +153,32 @@ __device__ void run_states(const StatesArgs& args, const StatesMaps& maps, State
     if (k + 1 < to) load(k + 1, 1 - stage);
     if (pass.states != nullptr) {
       const int64_t slot = first_slot(begin, b) + chunk_of(k);
-      store_state_bf16<N>(state, pass.states + (slot * p.heads + h) * P * N, row, t);
+      store_state_bf16<kColumns, N>(state, pass.states + (slot * p.heads + h) * P * N + first_column, row, t);
     }
-    update_state<P, N, kReverse>(state, sm.u[stage], sm.v[stage], sm.scaled, sm.cum[stage], sm.step[stage], tokens(k),
-                                 thread);
+    update_state<P, kColumns, kReverse>(state, sm.u[stage], sm.v[stage], sm.u[stage], sm.cum[stage], sm.step[stage],
+                                        tokens(k), thread);
+    if constexpr (kBulk) hopper::async_proxy_fence();  // the next copy into this stage comes after what was scaled
     decay += sm.cum[stage][kChunk - 1];
   }
   if (pass.parts != nullptr) {
     const int64_t at = (first_part(begin, b, args.part_chunks) + blockIdx.z) * p.heads + h;
-    store_state<N>(state, pass.parts + at * P * N, row, P, N, t);
-    if (thread == 0) pass.part_decays[at] = decay;
+    store_state<kColumns>(state, pass.parts + at * P * N, row, P, N, t, first_column);
+    if (thread == 0 && first_column == 0) pass.part_decays[at] = decay;
   }
   if (pass.last != nullptr) {
-    store_state<N>(state, pass.last + (b * p.heads + h) * widths, row, p.head_dim, p.state, t);
+    store_state<kColumns>(state, pass.last + (b * p.heads + h) * widths, row, p.head_dim, p.state, t, first_column);
   }
 }
 
-// Grid: (H, B, directions), or (H, B, parts).
+// Blocks a multiprocessor that registers have to allow: with 640 threads there are 96 for each.
+template <int P, int N>
+constexpr int kStatesBlocks = kStatesColumns<N> <= 64 ? 640 / (2 * P)
+                              : P <= 64               ? 3
+                                                      : 1;
+
+// Grid: (H * kStatesSplits, B, directions), or (H * kStatesSplits, B, parts).
 template <int P, int N, bool kBulk>
-__global__ void __launch_bounds__(2 * P, P <= 64 ? 3 : 1)
+__global__ void __launch_bounds__(2 * P, kStatesBlocks<P, N>)
     states_kernel(const __grid_constant__ StatesArgs args, const __grid_constant__ StatesMaps maps) {
 #ifndef MATVLM_SM90A
   if constexpr (!kBulk)
