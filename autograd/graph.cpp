@@ -48,9 +48,11 @@ Var Graph::slice_cols(const Var& x, int64_t begin, int64_t end) {
   Var v = constant(x.value().slice_cols(begin, end));
   v.impl_->requires_grad = x.requires_grad();
   if (v.impl_->requires_grad && !collecting_) {
-    v.impl_->parent = x.impl_;
-    v.impl_->begin = begin;
-    v.impl_->end = end;
+    const bool nested = x.impl_->parent != nullptr;
+    const int64_t shift = nested ? x.impl_->begin : 0;
+    v.impl_->parent = nested ? x.impl_->parent : x.impl_;
+    v.impl_->begin = shift + begin;
+    v.impl_->end = shift + end;
   }
   return v;
 }
@@ -59,18 +61,37 @@ Graph::GradSlot Graph::grad_slot(const Var& v) {
   check(v.requires_grad(), "[graph] gradient of a value that needs none");
   Var::Impl& impl = *v.impl_;
   if (impl.parent != nullptr) {
-    // Views of one parent may cover only a part of it, so the parent's gradient starts as zeros and all views add.
-    Var parent;
-    parent.impl_ = impl.parent;
-    if (impl.parent->parent == nullptr && !impl.parent->grad.defined()) {
-      impl.parent->grad = Tensor::zeros(ctx_, impl.parent->shape, impl.parent->dtype);
+    Var::Impl& parent = *impl.parent;
+    if (!parent.grad.defined()) {
+      parent.grad = Tensor::empty(ctx_, parent.shape, parent.dtype);
+      parent.gaps = {{0, parent.shape.back()}};
+      if (parent.is_leaf) viewed_leaves_.push_back(impl.parent);
     }
-    GradSlot slot = grad_slot(parent);
-    return {slot.tensor.slice_cols(impl.begin, impl.end), true};
+    return columns_slot(parent, impl.begin, impl.end);
   }
-  if (impl.grad.defined()) return {impl.grad, true};
+  if (impl.grad.defined()) return columns_slot(impl, 0, impl.shape.back());
   impl.grad = Tensor::empty(ctx_, impl.shape, impl.dtype);
   return {impl.grad, false};
+}
+
+Graph::GradSlot Graph::columns_slot(Var::Impl& impl, int64_t begin, int64_t end) {
+  const Tensor columns = impl.grad.slice_cols(begin, end);
+  std::vector<std::pair<int64_t, int64_t>> left, inside;
+  for (const auto& [gap_begin, gap_end] : impl.gaps) {
+    if (gap_begin < begin) left.emplace_back(gap_begin, std::min(gap_end, begin));
+    const std::pair<int64_t, int64_t> common(std::max(gap_begin, begin), std::min(gap_end, end));
+    if (common.first < common.second) inside.push_back(common);
+    if (gap_end > end) left.emplace_back(std::max(gap_begin, end), gap_end);
+  }
+  impl.gaps = std::move(left);
+  if (inside.size() == 1 && inside[0] == std::pair(begin, end)) return {columns, false};
+  for (const auto& [gap_begin, gap_end] : inside) impl.grad.slice_cols(gap_begin, gap_end).zero(ctx_);
+  return {columns, true};
+}
+
+void Graph::fill_gaps(Var::Impl& impl) {
+  for (const auto& [begin, end] : impl.gaps) impl.grad.slice_cols(begin, end).zero(ctx_);
+  impl.gaps.clear();
 }
 
 void Graph::add_grad(const Var& v, Tensor contribution) {
@@ -109,6 +130,7 @@ void Graph::run() {
     nodes_.pop_back();
     // Without a gradient (an output nothing used) the node contributes nothing, but its uses are over all the same.
     if (node.output->grad.defined()) {
+      fill_gaps(*node.output);
       const Tensor grad = node.output->grad;
       node.output->grad = Tensor();
       node.backward(*this, grad);
@@ -117,6 +139,8 @@ void Graph::run() {
       if (--weight.param->pending_uses == 0 && hook_) hook_(*weight.param);
     }
   }
+  for (const auto& leaf : viewed_leaves_) fill_gaps(*leaf);
+  viewed_leaves_.clear();
 }
 
 Var Graph::recompute(const std::vector<Var>& inputs, const Block& block) {

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "autograd/parameter.h"
@@ -41,8 +42,11 @@ class Var {
     Tensor grad;
     bool requires_grad = false;
     bool is_leaf = false;
-    std::shared_ptr<Impl> parent;  // of a column view
+    std::shared_ptr<Impl> parent;  // of a column view; never itself a view
     int64_t begin = 0, end = 0;    // its columns in the parent
+    // Columns of `grad` that are still uninitialised, ascending: those of views that have not contributed yet and of no
+    // view at all. Empty where grad is complete or undefined.
+    std::vector<std::pair<int64_t, int64_t>> gaps;
   };
   std::shared_ptr<Impl> impl_;
   Tensor value_;
@@ -67,7 +71,9 @@ class Graph {
   // Registers the output of an op.
   Var node(Tensor output, const std::vector<Var>& inputs, const std::vector<Weight>& weights, Backward backward);
 
-  // Columns [begin, end) of x as a Var: a view, no copy; gradients accumulate straight into x's gradient.
+  // Columns [begin, end) of x as a Var: a view, no copy. Its gradient is those columns of x's gradient: the first
+  // contribution to columns is written there, later ones (of overlapping views, of x itself) are added, and what has
+  // got none when the gradient is used becomes 0. Views that cover x without overlap thus cost nothing.
   Var slice_cols(const Var& x, int64_t begin, int64_t end);
 
   // A gradient buffer of v, shaped as v. accumulate = false: uninitialised, the caller must write every element;
@@ -104,11 +110,16 @@ class Graph {
     Backward backward;
   };
   void run();
+  // Columns [begin, end) of impl.grad, made ready for a contribution.
+  GradSlot columns_slot(Var::Impl& impl, int64_t begin, int64_t end);
+  // Writes zeros where nothing has contributed.
+  void fill_gaps(Var::Impl& impl);
   Context& ctx_;
   bool recording_;
   bool collecting_ = false;  // recompute's first pass: note which weights are used, keep no closures
   std::vector<Weight> collected_;
   std::vector<Node> nodes_;
+  std::vector<std::shared_ptr<Var::Impl>> viewed_leaves_;  // whose gradient began with a view's
   ParameterHook hook_;
 };
 

@@ -1,6 +1,9 @@
 // The engine: order and accumulation, column views, recomputation, parameter hooks, outputs that nothing uses.
 #include "autograd/graph.h"
 
+#include <limits>
+#include <utility>
+
 #include "autograd/ops/activation.h"
 #include "autograd/ops/add.h"
 #include "autograd/ops/layer_norm.h"
@@ -95,8 +98,91 @@ TEST(Graph, InputThatNothingReachesHasNoGradient) {
   EXPECT_FALSE(z.grad().defined());
 }
 
-// Parts of one projection: gradients add straight into the parent's columns, what no view covers stays 0, a view of a
-// view and overlapping views work.
+// The gradient buffer of `shape` that the graph takes next starts as NaN: what an op or the engine forgets to write
+// shows.
+void poison(const Shape& shape) {
+  const Floats nan(static_cast<size_t>(shape_numel(shape)), std::numeric_limits<float>::quiet_NaN());
+  Tensor::from(cpu(), nan, shape);  // freed at once, and the allocator hands it out again
+}
+
+// Views of `ranges`, each of which gets `contributions[i]` constant gradients `10^i`; what grad_slot says each time, in
+// order, and the parent's gradient for one row.
+struct ViewRun {
+  std::vector<bool> accumulate;
+  Floats grad;
+};
+ViewRun run_views(int64_t columns, const std::vector<std::pair<int64_t, int64_t>>& ranges,
+                  const std::vector<int>& contributions, bool leaf) {
+  Graph g(cpu());
+  ViewRun run;
+  const Var input = g.input(Tensor::zeros(cpu(), {2, columns}, DType::f32));
+  const Var x = leaf ? input : g.node(input.value(), {input}, {}, [input](Graph& graph, const Tensor& dy) {
+    graph.add_grad(input, dy.clone(graph.ctx()));
+  });
+  std::vector<Var> roots;
+  float value = 1.0F;
+  for (size_t i = 0; i < ranges.size(); ++i, value *= 10.0F) {
+    const Var view = g.slice_cols(x, ranges[i].first, ranges[i].second);
+    for (int n = 0; n < contributions[i]; ++n) {
+      roots.push_back(g.node(row({0}), {view}, {}, [view, value, &run](Graph& graph, const Tensor&) {
+        poison({2, view.value().row_stride()});
+        const Graph::GradSlot slot = graph.grad_slot(view);
+        run.accumulate.push_back(slot.accumulate);
+        const Tensor all =
+            Tensor::from(graph.ctx(), Floats(static_cast<size_t>(view.value().numel()), value), view.value().shape());
+        if (slot.accumulate) {
+          add_into(graph.ctx(), all, slot.tensor);
+        } else {
+          slot.tensor.copy_from(graph.ctx(), all);
+        }
+      }));
+    }
+  }
+  g.backward(roots);
+  const Floats both = input.grad().to_floats(cpu());
+  run.grad.assign(both.begin(), both.begin() + columns);
+  EXPECT_EQ(run.grad, Floats(both.begin() + columns, both.end()));
+  return run;
+}
+
+// Nodes run backward: the last view contributes first.
+TEST(Graph, ViewsThatPartitionTheirParentAreWritten) {
+  for (const bool leaf : {true, false}) {
+    const ViewRun run = run_views(6, {{0, 2}, {2, 5}, {5, 6}}, {1, 1, 1}, leaf);
+    EXPECT_EQ(run.accumulate, (std::vector<bool>{false, false, false}));
+    EXPECT_EQ(run.grad, (Floats{1, 1, 10, 10, 10, 100}));
+    const ViewRun twice = run_views(6, {{0, 2}, {2, 5}, {5, 6}}, {1, 2, 1}, leaf);
+    EXPECT_EQ(twice.accumulate, (std::vector<bool>{false, false, true, false}));
+    EXPECT_EQ(twice.grad, (Floats{1, 1, 20, 20, 20, 100}));
+  }
+}
+
+TEST(Graph, ColumnsWithoutContributionBecomeZero) {
+  for (const bool leaf : {true, false}) {
+    const ViewRun gap = run_views(7, {{1, 2}, {4, 6}}, {1, 1}, leaf);
+    EXPECT_EQ(gap.accumulate, (std::vector<bool>{false, false}));
+    EXPECT_EQ(gap.grad, (Floats{0, 1, 0, 0, 10, 10, 0}));
+    const ViewRun unused = run_views(6, {{0, 2}, {2, 5}, {5, 6}}, {1, 0, 1}, leaf);
+    EXPECT_EQ(unused.grad, (Floats{1, 1, 0, 0, 0, 100}));
+  }
+}
+
+TEST(Graph, OverlappingViewsAccumulate) {
+  for (const bool leaf : {true, false}) {
+    const ViewRun partly = run_views(6, {{0, 4}, {3, 6}}, {1, 1}, leaf);
+    EXPECT_EQ(partly.accumulate, (std::vector<bool>{false, true}));
+    EXPECT_EQ(partly.grad, (Floats{1, 1, 1, 11, 10, 10}));
+    const ViewRun around = run_views(6, {{0, 6}, {1, 2}, {3, 4}}, {1, 1, 1}, leaf);
+    EXPECT_EQ(around.accumulate, (std::vector<bool>{false, false, true}));
+    EXPECT_EQ(around.grad, (Floats{1, 11, 1, 101, 1, 1}));
+    const ViewRun within = run_views(6, {{1, 2}, {0, 6}}, {1, 1}, leaf);
+    EXPECT_EQ(within.accumulate, (std::vector<bool>{false, true}));
+    EXPECT_EQ(within.grad, (Floats{10, 11, 10, 10, 10, 10}));
+  }
+}
+
+// Parts of one projection: gradients go straight to the parent's columns, what no view covers is 0, a view of a view
+// and overlapping views work.
 TEST(Graph, ColumnViews) {
   Graph g(cpu());
   std::vector<int> order;
