@@ -30,6 +30,16 @@ struct BackwardMaps {
   CUtensorMap x, dy, b, c, states, dstates;
 };
 
+// What the gradients of a head's time steps are added up from.
+struct StepSums {
+  float row_sum[kChunk];                // sum_{j < i} M_ij + what comes from the old state
+  float column_sum[kRowTiles][kChunk];  // sum_{i > j} M_ij / dt_j over the rows of a warp
+  float diagonal[kChunk];               // M_jj / dt_j
+  float product[kChunk];                // x_j . dy_j
+  float to_state[kChunk];               // what goes from j to the new state, / dt_j
+  float state_dot[4];                   // <dS, S>, a part per warp
+};
+
 template <int P, int N>
 struct BackwardShared {
   alignas(128) bf16 x[Tile<P>::elements(kChunk)];
@@ -40,13 +50,8 @@ struct BackwardShared {
   alignas(128) bf16 dstate[Tile<N>::elements(P)];
   alignas(128) float cum[kChunk];
   float step[kChunk];
-  uint64_t full;                        // all of the above, where they come by bulk copies
-  float row_sum[kChunk];                // sum_{j < i} M_ij + what comes from the old state
-  float column_sum[kRowTiles][kChunk];  // sum_{i > j} M_ij / dt_j over the rows of a warp
-  float diagonal[kChunk];               // M_jj / dt_j
-  float product[kChunk];                // x_j . dy_j
-  float to_state[kChunk];               // what goes from j to the new state, / dt_j
-  float state_dot[4];                   // <dS, S>, a part per warp
+  uint64_t full;  // all of the above, where they come by bulk copies
+  StepSums sums;
 };
 
 // Padded [P, N] in device memory to a tile.
@@ -92,6 +97,56 @@ __device__ float2 row_dots(const float (&sum)[W / 8][4], const unsigned (&rows)[
   return make_float2(quad_sum(upper), quad_sum(lower));
 }
 
+// Of one block of scores, 16 rows i of the warp and 16 columns j from 16 tile on: g = dy_i . x_j becomes G_ij dt_j and
+// enters the sums over M; cb = C_i . B_j.
+template <bool kDiagonal, class Shared>
+__device__ void weigh_scores(float (&g)[2][4], const float (&cb)[2][4], float (&m_rows)[2], Shared& sm, int tile,
+                             const float (&cum_row)[2], int warp, int lane) {
+  const int row = warp * kTileRows + lane / 4;
+#pragma unroll
+  for (int n = 0; n < 2; ++n) {
+    const int column = tile * kTileRows + 8 * n + 2 * (lane % 4);
+    const float2 cum = *reinterpret_cast<const float2*>(sm.cum + column);
+    const float2 step = *reinterpret_cast<const float2*>(sm.step + column);
+    float column_sum[2] = {0.0F, 0.0F};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float decay = mma::exp2_approx(fminf(cum_row[i / 2] - (i % 2 == 0 ? cum.x : cum.y), 0.0F));
+      const float product = g[n][i];
+      g[n][i] *= decay;
+      float m = g[n][i] * cb[n][i];
+      if constexpr (kDiagonal) {
+        const int r = row + 8 * (i / 2);
+        const int k = column + i % 2;
+        if (r == k) {
+          sm.sums.diagonal[k] = m;
+          sm.sums.product[k] = product;
+        }
+        if (r <= k) m = 0.0F;
+        if (r < k) g[n][i] = 0.0F;
+      }
+      g[n][i] *= i % 2 == 0 ? step.x : step.y;
+      m_rows[i / 2] += m * (i % 2 == 0 ? step.x : step.y);
+      column_sum[i % 2] += m;
+    }
+    // Both columns at once: after the first exchange even lanes have one and odd lanes the other.
+    const bool upper = (lane & 4) != 0;
+    float sum = upper ? column_sum[1] : column_sum[0];
+    sum += __shfl_xor_sync(0xffffffffU, upper ? column_sum[0] : column_sum[1], 4);
+    sum += __shfl_xor_sync(0xffffffffU, sum, 8);
+    sum += __shfl_xor_sync(0xffffffffU, sum, 16);
+    if (lane < 8) sm.sums.column_sum[warp][column + lane / 4] = sum;
+  }
+}
+
+// A block of 16 x 16 sums as an A fragment.
+__device__ inline void pack_scores(unsigned (&a)[4], const float (&s)[2][4]) {
+  a[0] = mma::pack(s[0][0], s[0][1]);
+  a[1] = mma::pack(s[0][2], s[0][3]);
+  a[2] = mma::pack(s[1][0], s[1][1]);
+  a[3] = mma::pack(s[1][2], s[1][3]);
+}
+
 // dC of the warp's 16 rows i, and the sums over M.
 template <int P, int N, bool kFirst>
 __device__ void add_dc(float (&dc)[N / 8][4], BackwardShared<P, N>& sm, int warp, int lane) {
@@ -128,42 +183,9 @@ __device__ void add_dc(float (&dc)[N / 8][4], BackwardShared<P, N>& sm, int warp
     float g[2][4];
     scores<N>(cb, c_rows, b, j * kTileRows, lane);
     scores<P>(g, dy_rows, x, j * kTileRows, lane);
-#pragma unroll
-    for (int n = 0; n < 2; ++n) {
-      const int column = j * kTileRows + 8 * n + 2 * t;
-      const float2 cum = *reinterpret_cast<const float2*>(sm.cum + column);
-      const float2 step = *reinterpret_cast<const float2*>(sm.step + column);
-      float column_sum[2] = {0.0F, 0.0F};
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const float decay = mma::exp2_approx(fminf(cum_row[i / 2] - (i % 2 == 0 ? cum.x : cum.y), 0.0F));
-        const float product = g[n][i];
-        g[n][i] *= decay;
-        float m = g[n][i] * cb[n][i];
-        if constexpr (kDiagonal) {
-          const int r = row + 8 * (i / 2);
-          const int k = column + i % 2;
-          if (r == k) {
-            sm.diagonal[k] = m;
-            sm.product[k] = product;
-          }
-          if (r <= k) m = 0.0F;
-          if (r < k) g[n][i] = 0.0F;
-        }
-        g[n][i] *= i % 2 == 0 ? step.x : step.y;
-        m_rows[i / 2] += m * (i % 2 == 0 ? step.x : step.y);
-        column_sum[i % 2] += m;
-      }
-      // Both columns at once: after the first exchange even lanes have one and odd lanes the other.
-      const bool upper = (lane & 4) != 0;
-      float sum = upper ? column_sum[1] : column_sum[0];
-      sum += __shfl_xor_sync(0xffffffffU, upper ? column_sum[0] : column_sum[1], 4);
-      sum += __shfl_xor_sync(0xffffffffU, sum, 8);
-      sum += __shfl_xor_sync(0xffffffffU, sum, 16);
-      if (lane < 8) sm.column_sum[warp][column + lane / 4] = sum;
-    }
-    const unsigned a[4] = {mma::pack(g[0][0], g[0][1]), mma::pack(g[0][2], g[0][3]), mma::pack(g[1][0], g[1][1]),
-                           mma::pack(g[1][2], g[1][3])};
+    weigh_scores<kDiagonal>(g, cb, m_rows, sm, j, cum_row, warp, lane);
+    unsigned a[4];
+    pack_scores(a, g);
     add_product<N>(dc, a, b, j * kTileRows, lane);
   };
 #pragma unroll 1
@@ -172,15 +194,15 @@ __device__ void add_dc(float (&dc)[N / 8][4], BackwardShared<P, N>& sm, int warp
   rows[0] += quad_sum(m_rows[0]);
   rows[1] += quad_sum(m_rows[1]);
   if (t == 0) {
-    sm.row_sum[row] = rows[0];
-    sm.row_sum[row + 8] = rows[1];
+    sm.sums.row_sum[row] = rows[0];
+    sm.sums.row_sum[row + 8] = rows[1];
   }
 }
 
-// Decayed scores of rows j against rows i as an A fragment: L_ij s_ji, masked on the diagonal block.
+// Decayed scores of rows j against rows i: L_ij s_ji, masked on the diagonal block.
 template <bool kDiagonal>
-__device__ void decay_transposed(unsigned (&a)[4], float (&s)[2][4], const float* cum, int row, int column,
-                                 const float (&cum_row)[2], int t) {
+__device__ void decay_transposed(float (&s)[2][4], const float* cum, int row, int column, const float (&cum_row)[2],
+                                 int t) {
 #pragma unroll
   for (int n = 0; n < 2; ++n) {
     const int first = column + 8 * n + 2 * t;
@@ -191,10 +213,6 @@ __device__ void decay_transposed(unsigned (&a)[4], float (&s)[2][4], const float
       if (kDiagonal && first + i % 2 < row + 8 * (i / 2)) s[n][i] = 0.0F;
     }
   }
-  a[0] = mma::pack(s[0][0], s[0][1]);
-  a[1] = mma::pack(s[0][2], s[0][3]);
-  a[2] = mma::pack(s[1][0], s[1][1]);
-  a[3] = mma::pack(s[1][2], s[1][3]);
 }
 
 // dB of the warp's 16 rows j, added to the sum over heads unless this is the first. The sum is scaled to where a
@@ -225,7 +243,8 @@ __device__ void add_db(float (&db)[N / 8][4], const BackwardShared<P, N>& sm, in
     float s[2][4];
     unsigned a[4];
     scores<P>(s, x_rows, dy, i * kTileRows, lane);
-    decay_transposed<on_diagonal>(a, s, sm.cum, row, i * kTileRows, cum_row, t);
+    decay_transposed<on_diagonal>(s, sm.cum, row, i * kTileRows, cum_row, t);
+    pack_scores(a, s);
     add_product<N>(db, a, c, i * kTileRows, lane);
   };
   block(warp, std::true_type{});
@@ -234,18 +253,17 @@ __device__ void add_db(float (&db)[N / 8][4], const BackwardShared<P, N>& sm, in
   scale_rows(db, step[0], step[1]);
 }
 
-// dx of the warp's 16 rows j, and what goes from them to the new state.
-template <int P, int N, bool kFirst>
-__device__ void add_dx(float (&dx)[P / 8][4], BackwardShared<P, N>& sm, float skip, int warp, int lane) {
+// dx of the warp's 16 rows j, and what goes from them to the new state. b_rows: those rows of B; score(s, i) gives
+// their products with the 16 rows of C from 16 i on.
+template <int P, int N, bool kFirst, class Shared, class Score>
+__device__ void add_dx(float (&dx)[P / 8][4], Shared& sm, const unsigned (&b_rows)[N / 16][4], Score&& score,
+                       float skip, int warp, int lane) {
   const int t = lane % 4;
   const int row = warp * kTileRows + lane / 4;
   const Tile<P> dy(sm.dy);
-  const Tile<N> c(sm.c);
   const float last = sm.cum[kChunk - 1];
   const float cum_row[2] = {sm.cum[row], sm.cum[row + 8]};
   const float step[2] = {sm.step[row], sm.step[row + 8]};
-  unsigned b_rows[N / 16][4];
-  load_rows<N>(b_rows, Tile<N>(sm.b), warp * kTileRows, lane);
   float part[P / 8][4];
   clear(part);
   add_product_trans<N, P>(part, b_rows, Tile<N>(sm.dstate), lane);
@@ -255,15 +273,16 @@ __device__ void add_dx(float (&dx)[P / 8][4], BackwardShared<P, N>& sm, float sk
     load_rows<P>(x_rows, Tile<P>(sm.x), warp * kTileRows, lane);
     const float2 dots = row_dots<P>(part, x_rows);
     if (t == 0) {
-      sm.to_state[row] = dots.x;
-      sm.to_state[row + 8] = dots.y;
+      sm.sums.to_state[row] = dots.x;
+      sm.sums.to_state[row + 8] = dots.y;
     }
   }
   const auto block = [&](int i, auto on_diagonal) {
     float s[2][4];
     unsigned a[4];
-    scores<N>(s, b_rows, c, i * kTileRows, lane);
-    decay_transposed<on_diagonal>(a, s, sm.cum, row, i * kTileRows, cum_row, t);
+    score(s, i);
+    decay_transposed<on_diagonal>(s, sm.cum, row, i * kTileRows, cum_row, t);
+    pack_scores(a, s);
     add_product<P>(part, a, dy, i * kTileRows, lane);
   };
   block(warp, std::true_type{});
@@ -282,10 +301,18 @@ __device__ void add_dx(float (&dx)[P / 8][4], BackwardShared<P, N>& sm, float sk
     }
   }
 }
+template <int P, int N, bool kFirst>
+__device__ void add_dx(float (&dx)[P / 8][4], BackwardShared<P, N>& sm, float skip, int warp, int lane) {
+  const Tile<N> c(sm.c);
+  unsigned b_rows[N / 16][4];
+  load_rows<N>(b_rows, Tile<N>(sm.b), warp * kTileRows, lane);
+  const auto score = [&](float(&s)[2][4], int i) { scores<N>(s, b_rows, c, i * kTileRows, lane); };
+  add_dx<P, N, kFirst>(dx, sm, b_rows, score, skip, warp, lane);
+}
 
 // <dS, S> over the tiles, a part per warp.
-template <int P, int N>
-__device__ void dot_states(BackwardShared<P, N>& sm, int warp, int lane) {
+template <int P, int N, class Shared>
+__device__ void dot_states(Shared& sm, int warp, int lane) {
   float sum = 0.0F;
   for (int i = warp * 32 + lane; i < P * (N / 8); i += 128) {
     const int at = i / (N / 8) * Tile<N>::kStride + i % (N / 8) * 8;
@@ -299,7 +326,7 @@ __device__ void dot_states(BackwardShared<P, N>& sm, int warp, int lane) {
     }
   }
   for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(0xffffffffU, sum, offset);
-  if (lane == 0) sm.state_dot[warp] = sum;
+  if (lane == 0) sm.sums.state_dot[warp] = sum;
 }
 
 // Sum over the lanes from this one on (suffix) or before it (prefix, exclusive).
@@ -325,25 +352,26 @@ __device__ inline float warp_sum(float x) {
 }
 
 // Gradients of dt and of the weights, by one warp; a lane has two tokens.
-template <int P, int N>
-__device__ void step_gradients(const BackwardArgs& args, const BackwardShared<P, N>& sm, const ChunkInfo& chunk,
-                               int64_t slot, int h, int lane) {
+template <class Shared>
+__device__ void step_gradients(const BackwardArgs& args, const Shared& sm, const ChunkInfo& chunk, int64_t slot, int h,
+                               int lane) {
   const Problem& p = args.problem;
+  const StepSums& sums = sm.sums;
   const float a = -expf(args.a_log[h]);
   const float last = sm.cum[kChunk - 1];
-  const float through =
-      mma::exp2_approx(fminf(last, 0.0F)) * (sm.state_dot[0] + sm.state_dot[1] + sm.state_dot[2] + sm.state_dot[3]);
+  const float through = mma::exp2_approx(fminf(last, 0.0F)) *
+                        (sums.state_dot[0] + sums.state_dot[1] + sums.state_dot[2] + sums.state_dot[3]);
   float own[2], direct[2], entering[2], skip = 0.0F;
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     const int j = 2 * lane + i;
     const bool valid = j < chunk.count;
     float column = 0.0F;
-    for (int w = j / kTileRows; w < kRowTiles; ++w) column += sm.column_sum[w][j];
-    direct[i] = valid ? column + sm.diagonal[j] + sm.to_state[j] : 0.0F;
-    own[i] = valid ? sm.row_sum[j] - column * sm.step[j] : 0.0F;
-    entering[i] = valid ? sm.to_state[j] * sm.step[j] : 0.0F;
-    skip += valid ? sm.product[j] : 0.0F;
+    for (int w = j / kTileRows; w < kRowTiles; ++w) column += sums.column_sum[w][j];
+    direct[i] = valid ? column + sums.diagonal[j] + sums.to_state[j] : 0.0F;
+    own[i] = valid ? sums.row_sum[j] - column * sm.step[j] : 0.0F;
+    entering[i] = valid ? sums.to_state[j] * sm.step[j] : 0.0F;
+    skip += valid ? sums.product[j] : 0.0F;
   }
   const float pair = own[0] + own[1];
   const float after = lane_suffix(pair, lane);

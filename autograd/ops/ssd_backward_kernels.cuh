@@ -125,7 +125,7 @@ __device__ void backward_chunk(const BackwardArgs& args, const BackwardMaps& map
   }
   dot_states<P, N>(sm, warp, lane);
   __syncthreads();
-  if (warp == 0) step_gradients<P, N>(args, sm, chunk, slot, h, lane);
+  if (warp == 0) step_gradients(args, sm, chunk, slot, h, lane);
 }
 
 // Threads and stages of the kernel for several heads.
@@ -167,7 +167,7 @@ __device__ void backward_heads(const BackwardArgs& args, const StageLoader<P, N,
     }
     block_sync();  // of all roles: the tiles have been read, the sums are complete
     if (kRole == Role::dc && warp == 0) {
-      step_gradients<P, N>(args, sm, loader.chunk, loader.slot, h, lane);
+      step_gradients(args, sm, loader.chunk, loader.slot, h, lane);
       __syncwarp();
       if (kBulk && lane == 0 && i + kStages < heads) loader.start(sm, h + kStages);
     }

@@ -4,7 +4,7 @@
 
 #include <cuda_runtime.h>
 
-#include "autograd/ops/ssd_backward_kernels.cuh"
+#include "autograd/ops/ssd_backward_group.cuh"
 #include "autograd/ops/ssd_forward_hopper.cuh"
 #include "core/cuda_context.h"
 
@@ -62,7 +62,9 @@ SizeKernels size_kernels() {
                   cudaStream_t stream) {
     const BackwardMaps& given = maps != nullptr ? *maps : BackwardMaps{};
     constexpr int64_t kBytes = sizeof(BackwardShared<P, N>);
-    if (shared_heads && maps != nullptr) {
+    if (shared_heads && maps != nullptr && group_applies(args)) {
+      launch(backward_group_kernel<P, N>, grid, kHeadThreads, sizeof(GroupShared<P, N>), stream, args, given);
+    } else if (shared_heads && maps != nullptr) {
       launch(backward_heads_kernel<P, N, true>, grid, kHeadThreads, kHeadStages<P, N, true> * kBytes, stream, args,
              given);
     } else if (shared_heads) {

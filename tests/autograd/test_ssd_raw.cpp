@@ -71,6 +71,21 @@ std::vector<SsdCase> width_cases(const std::vector<int64_t>& widths) {
   return out;
 }
 
+// So many tokens and heads that a block of the backward kernels takes several heads of a group, two of them or six.
+std::vector<SsdCase> group_cases() {
+  return {
+      {"heads share B and C", {1500, 70, 0, 1430}, {16, 16, 1, 1, 64, 128}, true, false, true, false, kContiguous},
+      {"six heads, N = 88", {4000, 0, 2400}, {24, 24, 1, 1, 8, 88}, true, false, true, true, kContiguous},
+      {"six heads, N = 24", {4000, 2400}, {24, 24, 2, 1, 24, 24}, false, false, true, false, kAligned},
+      {"six heads, N = 72", {64, 6000, 250}, {24, 24, 1, 2, 8, 72}, false, false, false, false, kContiguous},
+      {"P = 88", {1700, 1300}, {24, 24, 1, 1, 88, 8}, true, true, true, false, kContiguous},
+      {"heads share all", {4000, 2400}, {24, 4, 4, 2, 24, 72}, true, true, false, true, kContiguous},
+      {"heads share x and B", {4000, 2400}, {24, 4, 4, 24, 24, 72}, true, false, true, false, kAligned},
+      {"heads share C", {1400, 65, 1500}, {24, 24, 24, 2, 72, 72}, false, false, false, true, kContiguous},
+      {"heads share B and C, odd offsets", {3000}, {24, 24, 2, 2, 20, 100}, true, false, true, true, kUnaligned},
+  };
+}
+
 template <class E>
 void check_cases(Context& ctx, const std::vector<SsdCase>& cases) {
   for (const SsdCase& c : cases) {
@@ -86,6 +101,15 @@ TEST(SsdRaw, CpuWidths) { check_cases<float>(cpu(), width_cases({8, 20, 100})); 
 
 TEST(SsdRawCuda, Float32MatchesOracle) { check_cases<float>(*new_cuda(), raw_cases()); }
 TEST(SsdRawCuda, Bf16MatchesOracle) { check_cases<bf16>(*new_cuda(), raw_cases()); }
+// What the sanitizer's slow tools are given.
+TEST(SsdRawCuda, Bf16Few) {
+  check_cases<bf16>(*new_cuda(),
+                    {{"80", {70, 0, 129}, {2, 2, 2, 2, 80, 80}, true, true, true, false, kContiguous},
+                     {"128", {130}, {2, 2, 1, 1, 64, 128}, false, false, false, true, kAligned},
+                     {"odd offsets", {65}, {2, 1, 1, 2, 64, 64}, true, false, true, true, kUnaligned},
+                     {"odd offsets, 128", {66}, {2, 2, 1, 1, 64, 128}, true, false, true, true, kUnaligned}});
+}
+TEST(SsdRawCuda, Bf16SeveralHeadsABlock) { check_cases<bf16>(*new_cuda(), group_cases()); }
 TEST(SsdRawCuda, Float32Widths) { check_cases<float>(*new_cuda(), width_cases(kWidths)); }
 TEST(SsdRawCuda, Bf16Widths) { check_cases<bf16>(*new_cuda(), width_cases(kWidths)); }
 
