@@ -61,6 +61,12 @@ if(MATVLM_HAVE_CUDA)
   endforeach()
 endif()
 
+# What tests/sanitizer/run.sh holds racecheck against.
+if(MATVLM_HAVE_CUDA)
+  add_executable(sanitizer_control ${CMAKE_CURRENT_SOURCE_DIR}/sanitizer/control.cu)
+  target_link_libraries(sanitizer_control PRIVATE matvlm_core)
+endif()
+
 # Against Hugging Face tokenizers on random texts, where Python has that package; skipped by name where not.
 add_executable(tokenizer_main ${CMAKE_CURRENT_SOURCE_DIR}/data/tokenizer_main.cpp)
 target_link_libraries(tokenizer_main PRIVATE matvlm_data)

@@ -1,0 +1,94 @@
+// What racecheck can and cannot see: three kernels that hand numbers from one warp to another through shared memory,
+// as the pipelines of this project do.
+//   control barrier    by block barriers: correct, and racecheck has to be silent
+//   control mbarrier   by mbarriers, as in ssd_forward_hopper.cuh: correct as well
+//   control race       not at all: racecheck has to report it
+// Exit 0: the numbers are right (not asked of `race`), 1: they are not, 77: built for another GPU.
+#include <cstdio>
+#include <string_view>
+
+#include "autograd/ops/hopper.cuh"
+
+namespace {
+
+enum class Way { barrier, mbarrier, race };
+
+constexpr int kRounds = 16;
+constexpr int kStages = 2;
+constexpr int kLanes = 32;
+
+template <Way kWay>
+__global__ void control_kernel(int* sums) {
+#ifdef MATVLM_SM90A
+  namespace hopper = matvlm::hopper;
+  __shared__ int values[kStages][kLanes];
+  __shared__ uint64_t full[kStages], empty[kStages];
+  const int lane = static_cast<int>(threadIdx.x) % kLanes;
+  const bool writes = threadIdx.x < kLanes;
+  const auto address = [](const uint64_t& barrier) { return matvlm::mma::shared_address(&barrier); };
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < kStages; ++i) {
+      hopper::barrier_init(address(full[i]), 1);
+      hopper::barrier_init(address(empty[i]), 1);
+    }
+    hopper::barrier_init_fence();
+  }
+  __syncthreads();
+  int sum = 0;
+  for (int i = 0; i < kRounds; ++i) {
+    const int stage = i % kStages;
+    const unsigned parity = static_cast<unsigned>(i / kStages) & 1U;
+    if (writes) {
+      if (kWay == Way::mbarrier) hopper::barrier_wait(address(empty[stage]), parity ^ 1U);
+      values[stage][lane] = i * lane;
+      __syncwarp();
+      if (kWay == Way::mbarrier && lane == 0) hopper::barrier_arrive(address(full[stage]));
+    }
+    if (kWay == Way::barrier) __syncthreads();
+    if (!writes) {
+      if (kWay == Way::mbarrier) hopper::barrier_wait(address(full[stage]), parity);
+      sum += values[stage][kLanes - 1 - lane];
+      __syncwarp();
+      if (kWay == Way::mbarrier && lane == 0) hopper::barrier_arrive(address(empty[stage]));
+    }
+    if (kWay == Way::barrier) __syncthreads();
+  }
+  if (!writes) sums[lane] = sum;
+#endif
+}
+
+template <Way kWay>
+int run() {
+  int* sums = nullptr;
+  int found[kLanes];
+  for (int& x : found) x = -1;
+  if (cudaMalloc(&sums, sizeof(found)) != cudaSuccess) return 1;
+  cudaMemset(sums, 0xff, sizeof(found));
+  control_kernel<kWay><<<1, 2 * kLanes>>>(sums);
+  const cudaError_t status = cudaMemcpy(found, sums, sizeof(found), cudaMemcpyDeviceToHost);
+  cudaFree(sums);
+  if (status != cudaSuccess) {
+    std::fprintf(stderr, "control: %s\n", cudaGetErrorString(status));
+    return 1;
+  }
+  if (found[0] == -1) return 77;  // an empty kernel: built without sm_90a
+  for (int lane = 0; lane < kLanes; ++lane) {
+    const int expected = kRounds * (kRounds - 1) / 2 * (kLanes - 1 - lane);
+    if (kWay != Way::race && found[lane] != expected) {
+      std::fprintf(stderr, "control: lane %d: found %d, expected %d\n", lane, found[lane], expected);
+      return 1;
+    }
+  }
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::string_view way = argc == 2 ? argv[1] : "";
+  if (way == "barrier") return run<Way::barrier>();
+  if (way == "mbarrier") return run<Way::mbarrier>();
+  if (way == "race") return run<Way::race>();
+  std::fprintf(stderr, "control: found '%s', expected barrier, mbarrier or race\n", argc == 2 ? argv[1] : "");
+  return 2;
+}

@@ -1,0 +1,124 @@
+#!/usr/bin/env bash
+# The compute sanitizer over the op suites, four at a time; called by tests/gpu --sanitizer.
+#   tests/sanitizer/run.sh BUILD LOGS [TOOL[:SUITE,...]]...     tools: memcheck racecheck synccheck, all without arguments
+#
+# racecheck does not follow mbarriers, so it reports hand-overs of kernels that are ordered by nothing else. Whether that
+# is so is not taken on trust: `control` holds a correct hand-over by mbarriers, a correct one by block barriers and a
+# race, and racecheck has to report the last and not the second. Only if it also reports the first are reports from the
+# kernels of $by_mbarrier set apart in the table; any other report is an error.
+set -uo pipefail
+build=$1
+logs=$2
+shift 2
+by_mbarrier='hopper_[a-z]+_kernel|ssd_chunk::(pipeline_kernel|backward_group_kernel|(states|backward|backward_heads)_kernel<[^>]*(\(bool\)1|true)>)'
+limit=${SANITIZER_LIMIT:-120} # seconds a run
+suites=(conv1d ssd ssd_raw ssd_states ssd_step gated_rms_norm attention attention_bf16 rotary layer_loss norms activation
+  embed linear head_loss parameter)
+
+# Few and short cases where a whole suite would take minutes under a tool.
+filter_of() { # TOOL SUITE
+  case "$1 $2" in
+    "racecheck ssd_raw") echo 'SsdRawCuda.Bf16Few' ;;
+    *" ssd_raw") echo 'SsdRawCuda.Bf16Few:SsdRawCuda.Bf16SeveralHeadsABlock' ;;
+    *" attention") echo '*AttentionCuda.*/4:*AttentionCuda.*/5:*AttentionCuda.*/15' ;;
+    *" attention_bf16") echo '*AttentionBf16Cuda.*/2:*AttentionBf16Cuda.*/4:*AttentionBf16Cuda.*/6' ;;
+    "racecheck head_loss") echo 'HeadLossCuda.Bfloat16AgainstDouble' ;;
+    *) echo '*Cuda*' ;;
+  esac
+}
+
+# Kernels that racecheck names in a log, two a report.
+reported_kernels() { grep -E '(Race reported between|and) (Read|Write) access' "$1"; }
+
+row() { printf '%-10s %-15s %4s s  %s\n' "$@"; }
+
+check_control() {
+  local way log status
+  for way in barrier mbarrier race; do
+    log=$logs/racecheck-control-$way.log
+    "$build/tests/sanitizer_control" "$way" >"$log" 2>&1
+    status=$?
+    ((status == 77)) && { row racecheck control - "left out: built without sm_90a, no kernel uses mbarriers"; return 0; }
+    ((status == 0)) || { row racecheck "control $way" - "FAILED: exit $status without the tool"; return 1; }
+    timeout "$limit" compute-sanitizer --tool racecheck --error-exitcode 9 "$build/tests/sanitizer_control" "$way" \
+      >"$log" 2>&1
+    status=$?
+    case "$way $status" in
+      "barrier 0") ;;
+      "mbarrier 9") touch "$logs/mbarriers-not-followed" ;;
+      "mbarrier 0") ;;
+      "race 9") ;;
+      *) row racecheck "control $way" - "FAILED: exit $status, see $log"; return 1 ;;
+    esac
+  done
+  if [[ -e $logs/mbarriers-not-followed ]]; then
+    row racecheck control - "race found, block barrier clean, correct mbarrier reported: they are not followed"
+  else
+    row racecheck control - "race found, block barrier and mbarrier clean"
+  fi
+}
+
+run_suite() { # TOOL SUITE
+  local tool=$1 suite=$2 log=$logs/$1-$2.log started=$SECONDS status reports others
+  timeout "$limit" compute-sanitizer --tool "$tool" --error-exitcode 9 "$build/tests/test_autograd_$suite" \
+    "--gtest_filter=$(filter_of "$tool" "$suite")" >"$log" 2>&1
+  status=$?
+  local seconds=$((SECONDS - started))
+  if ! grep -q '^\[  PASSED  \] [1-9]' "$log" && ((status != 124)); then
+    row "$tool" "$suite" $seconds "FAILED: exit $status, no test passed, see $log"
+    return 1
+  fi
+  if ((status == 0)); then
+    row "$tool" "$suite" $seconds clean
+    return 0
+  fi
+  if ((status == 124)); then
+    row "$tool" "$suite" $seconds "FAILED: did not end in $limit s"
+    return 1
+  fi
+  if [[ $tool == racecheck && $status == 9 && -e $logs/mbarriers-not-followed ]] && ! grep -q '^\[  FAILED' "$log"; then
+    reports=$(reported_kernels "$log" | wc -l)
+    others=$(reported_kernels "$log" | grep -cvE "$by_mbarrier")
+    if ((reports > 0 && others == 0)); then
+      row "$tool" "$suite" $seconds "clean but for $((reports / 2)) reports in kernels that hand over by mbarriers"
+      return 0
+    fi
+  fi
+  row "$tool" "$suite" $seconds "FAILED: exit $status, see $log"
+  grep -E '^\[  FAILED|Race reported|Invalid|Divergent|ERROR SUMMARY|RACECHECK SUMMARY' "$log" | head -n 3
+  return 1
+}
+
+# Suites of one tool: `$running` at a time, the rows in the order in which they end.
+run_tool() { # TOOL SUITES...
+  local tool=$1 suite status=0
+  shift
+  [[ $tool == racecheck ]] && { check_control || status=1; }
+  local running=0
+  for suite in "$@"; do
+    [[ -x $build/tests/test_autograd_$suite ]] || { row "$tool" "$suite" - "FAILED: not built"; status=1; continue; }
+    ((running < 4)) || { wait -n || status=1; running=$((running - 1)); }
+    run_suite "$tool" "$suite" &
+    running=$((running + 1))
+  done
+  while ((running > 0)); do
+    wait -n || status=1
+    running=$((running - 1))
+  done
+  return $status
+}
+
+command -v compute-sanitizer >/dev/null || { echo "sanitizer: found no compute-sanitizer in PATH" >&2; exit 1; }
+rm -f "$logs/mbarriers-not-followed"
+wanted=("$@")
+((${#wanted[@]})) || wanted=(memcheck racecheck synccheck)
+failed=0
+for entry in "${wanted[@]}"; do
+  tool=${entry%%:*}
+  [[ $tool == memcheck || $tool == racecheck || $tool == synccheck ]] ||
+    { echo "sanitizer: found '$tool', expected memcheck, racecheck or synccheck" >&2; exit 2; }
+  chosen=("${suites[@]}")
+  [[ $entry == *:* ]] && IFS=, read -r -a chosen <<<"${entry#*:}"
+  run_tool "$tool" "${chosen[@]}" || failed=1
+done
+exit $failed
