@@ -1,5 +1,5 @@
 // Counter-based random numbers (Philox 4x32-10, Salmon et al. 2011): a number is a function of (seed, stream, index),
-// so it does not depend on call order, thread or rank.
+// so it does not depend on call order, thread, rank or device: what is constexpr is for kernels, too.
 #pragma once
 
 #include <array>
@@ -10,7 +10,7 @@
 
 namespace matvlm {
 
-inline std::array<uint32_t, 4> philox4x32(uint64_t key, uint64_t counter_high, uint64_t counter_low) {
+constexpr std::array<uint32_t, 4> philox4x32(uint64_t key, uint64_t counter_high, uint64_t counter_low) {
   std::array<uint32_t, 4> c = {static_cast<uint32_t>(counter_low), static_cast<uint32_t>(counter_low >> 32),
                                static_cast<uint32_t>(counter_high), static_cast<uint32_t>(counter_high >> 32)};
   auto k0 = static_cast<uint32_t>(key);
@@ -38,12 +38,12 @@ struct Rng {
   uint64_t seed = 0;
   uint64_t stream = 0;
 
-  uint64_t bits(uint64_t index) const {
+  constexpr uint64_t bits(uint64_t index) const {
     const auto r = philox4x32(seed, stream, index);
     return (static_cast<uint64_t>(r[1]) << 32) | r[0];
   }
   // Uniform in [0, 1), 53 bits.
-  double uniform(uint64_t index) const { return static_cast<double>(bits(index) >> 11) * 0x1.0p-53; }
+  constexpr double uniform(uint64_t index) const { return static_cast<double>(bits(index) >> 11) * 0x1.0p-53; }
   double uniform(uint64_t index, double low, double high) const { return low + (high - low) * uniform(index); }
   // Standard normal by Box-Muller, one per index.
   double normal(uint64_t index) const {

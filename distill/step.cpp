@@ -26,8 +26,10 @@ TeacherOutput run_teacher(Context& ctx, const Models& models, const LossConfig& 
   TeacherOutput out;
   Var image_tokens;
   if (batch.n_images > 0) {
+    enter_part(models.timer, StepPart::upload);
     const Tensor images =
         Tensor::from_floats(ctx, batch.images, {batch.n_images, 3, batch.image_size, batch.image_size}, models.dtype);
+    enter_part(models.timer, StepPart::vision);
     out.features = run_vision(g, *teacher.vision, images).value();
     image_tokens = run_connector(g, teacher.connector, g.constant(out.features));
     out.image_tokens = image_tokens.value();
@@ -39,6 +41,7 @@ TeacherOutput run_teacher(Context& ctx, const Models& models, const LossConfig& 
     }
   }
   if (trace != nullptr) out.trace.hidden = &trace->teacher_hidden;
+  enter_part(models.timer, StepPart::teacher);
   const Var h = run_embedding(g, teacher.text, image_tokens, rows);
   out.final_hidden = run_text(g, teacher.text, h, pass, &out.trace).value();
   return out;
@@ -93,6 +96,7 @@ Tensor layer_term(Graph& g, const Models& models, const LossConfig& loss, const 
 std::vector<Tensor> run_layer_terms(Context& ctx, const Models& models, const LossConfig& loss,
                                     const LossWeights& weights, TeacherOutput& teacher, const Pass& pass,
                                     const SeqlensPtr& rows, bool backward) {
+  enter_part(models.timer, StepPart::layer_pass);
   std::vector<Tensor> terms;
   for (size_t i = 0; i < teacher.trace.layers.size(); ++i) {
     Graph g(ctx, backward);
@@ -166,6 +170,7 @@ LossTerms run_micro_batch(Context& ctx, const Models& models, const LossConfig& 
     layer_values = run_layer_terms(ctx, models, loss, weights, *teacher, pass, samples, backward);
   }
 
+  enter_part(models.timer, StepPart::student);
   pass.recompute = models.recompute;
   Graph g(ctx, backward);
   g.set_parameter_hook(hook);
@@ -183,8 +188,11 @@ LossTerms run_micro_batch(Context& ctx, const Models& models, const LossConfig& 
     if (t != nullptr) trace->teacher_final = t->final_hidden;
   }
 
+  enter_part(models.timer, StepPart::head_loss);
   const HeadLossResult head = head_terms(g, models, loss, weights, t, final_hidden, samples);
+  enter_part(models.timer, StepPart::backward);
   if (backward) g.backward({head.loss});
+  enter_part(models.timer, StepPart::host);
 
   LossTerms terms;
   terms.logit = read_scalar(ctx, head.logit_term);

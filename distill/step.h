@@ -7,6 +7,7 @@
 
 #include "distill/config.h"
 #include "distill/losses.h"
+#include "distill/step_timer.h"
 #include "layers/vlm.h"
 
 namespace matvlm {
@@ -27,6 +28,7 @@ struct Models {
   bool vision_trained = false;  // then the student has its own vision pass, in the graph
   bool recompute = false;
   int64_t max_length = 0;
+  StepTimer* timer = nullptr;  // of a benchmark
 };
 
 // Loss terms of a micro-batch or an update, each without its weight; sums over ranks and micro-batches give the

@@ -58,10 +58,14 @@ LossTerms Trainer::sum_over_ranks(const LossTerms& own, size_t layers) {
 
 UpdateReport Trainer::update(const std::vector<MicroBatch>& batches, int64_t number, int64_t samples_before) {
   Context& ctx = *setup_.ctx;
+  StepTimer* const timer = setup_.models.timer;
+  enter_part(timer, StepPart::host);
   const Prepared prepared = prepare(batches);
   check(prepared.counts.samples > 0, "update ", number, ": no samples on any rank");
 
+  enter_part(timer, StepPart::optimizer);
   setup_.store->zero_grad(ctx);
+  enter_part(timer, StepPart::host);
   LossTerms own;
   sync_.begin();
   for (size_t i = 0; i < batches.size(); ++i) {
@@ -70,13 +74,16 @@ UpdateReport Trainer::update(const std::vector<MicroBatch>& batches, int64_t num
     own.add(run_micro_batch(ctx, setup_.models, setup_.loss, batches[i], prepared.rows[i], prepared.counts, true,
                             last ? sync_.hook() : Graph::ParameterHook()));
   }
+  enter_part(timer, StepPart::comm);
   sync_.finish();
+  enter_part(timer, StepPart::host);
 
   UpdateReport report;
   report.counts = prepared.counts;
   report.tokens = prepared.tokens;
   report.comm_wait = sync_.wait_seconds();
   report.terms = sum_over_ranks(own, setup_.models.student->config.mamba.ssm_layers.size());
+  enter_part(timer, StepPart::optimizer);
   report.grad_norm = grad_norm(ctx, *setup_.store);
   check_finite("the logit loss", report.terms.logit, number);
   check_finite("the layer loss", report.terms.layer, number);
@@ -84,6 +91,7 @@ UpdateReport Trainer::update(const std::vector<MicroBatch>& batches, int64_t num
   check_finite("the gradient norm", report.grad_norm, number);
   report.lr = setup_.optimizer.lr * schedule_factor(setup_.schedule, samples_before, prepared.counts.samples);
   apply_update(ctx, *setup_.store, setup_.optimizer, report.lr, number, report.grad_norm);
+  enter_part(timer, StepPart::host);
   return report;
 }
 

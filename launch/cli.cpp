@@ -70,13 +70,18 @@ class Parser {
     add_models();
     add_data();
     add_inspect();
+    add_bench();
   }
 
   CommandLine parse(int argc, char** argv) {
     try {
       app_.parse(argc, argv);  // an unknown subcommand is reported by name here
       if (app_.get_subcommands().empty()) throw CLI::RequiredError("a subcommand");
-      if (*data_ && data_->get_subcommands().empty()) throw CLI::RequiredError("a subcommand of data");
+      for (const CLI::App* parent : {data_, bench_}) {
+        if (*parent && parent->get_subcommands().empty()) {
+          throw CLI::RequiredError("a subcommand of " + parent->get_name());
+        }
+      }
     } catch (const CLI::ParseError& error) {
       const bool asked = error.get_exit_code() == static_cast<int>(CLI::ExitCodes::Success);  // --help, --version
       app_.exit(error, std::cout, std::cerr);
@@ -296,8 +301,41 @@ class Parser {
         ->type_name("OTHER");
   }
 
+  void add_bench() {
+    std::shared_ptr<InitArgs> init;
+    CLI::App& i =
+        add(app_, "init", "write a checkpoint of random weights, for trying out and measuring", init, run_init);
+    i.add_option("--random", init->random,
+                 "config.json of the model, a folder with one, or the YAML of a run, whose teacher is meant")
+        ->required()
+        ->type_name("CONFIG");
+    i.add_option("--out", init->out, "folder to write")->required();
+    i.add_option("--seed", init->seed, "of the weights")->check(at_least(0))->capture_default_str();
+    i.add_option("--dtype", init->dtype, "of the weights")
+        ->check(one_of({"f32", "bf16", "f16"}))
+        ->capture_default_str();
+    i.add_option("--max-shard-size", init->max_shard_size,
+                 "of a file of weights, e.g. 5GB: several files with an index; without it one file");
+
+    bench_ = app_.add_subcommand("bench", "measure: step");
+    std::shared_ptr<BenchStepArgs> step;
+    CLI::App& s = add(*bench_, "step",
+                      "time, throughput and memory of an update, part by part, with random weights and rows; reads "
+                      "nothing but the config and the teacher's config.json",
+                      step, run_bench_step);
+    s.add_option("--config", step->config, "YAML file, e.g. configs/bench-full.yaml")->required()->type_name("CONFIG");
+    add_sets(s, step->sets);
+    s.add_option("--shapes", step->shapes, "samples x positions of each rank, with a train.recompute if wanted")
+        ->type_name("BxL[:RECOMPUTE] ...")
+        ->capture_default_str();
+    s.add_option("--updates", step->updates, "that are timed")->check(at_least(1))->capture_default_str();
+    s.add_flag("--text-only", step->text_only, "no pictures and no vision tower");
+    s.add_option("--json", step->json, "file for the results");
+  }
+
   CLI::App app_;
   CLI::App* data_ = nullptr;
+  CLI::App* bench_ = nullptr;
   CommandLine result_;
 };
 

@@ -81,6 +81,25 @@ struct ExportArgs {
   std::string max_shard_size;     // of a file of weights, e.g. 5GB; empty = one file
 };
 
+// matvlm init --random CONFIG --out DIR [--seed N] [--dtype D] [--max-shard-size N]
+struct InitArgs {
+  std::string random;  // config.json, a folder with one, or the YAML of a run, whose teacher is meant
+  std::string out;
+  int64_t seed = 0;
+  std::string dtype = "bf16";  // f32, bf16, f16
+  std::string max_shard_size;  // as of ExportArgs
+};
+
+// matvlm bench step --config CONFIG [--shapes BxL[:RECOMPUTE]...] [--updates N] [--json FILE]
+struct BenchStepArgs {
+  std::string config;
+  std::vector<std::string> sets;
+  std::vector<std::string> shapes = {"4x1024"};
+  int64_t updates = 9;     // timed ones of each shape
+  bool text_only = false;  // no vision tower, so that rows of every length are of one kind
+  std::string json;        // file for the results; empty = none
+};
+
 // matvlm data tokenizer --data JSON... | --text FILE... --out FILE
 struct DataTokenizerArgs {
   std::vector<std::string> data;  // LLaVA JSON files whose conversations are learnt from
@@ -113,6 +132,7 @@ int run_eval(Process& process, const EvalArgs& args);
 int run_generate(Process& process, const GenerateArgs& args);
 int run_export(Process& process, const ExportArgs& args);
 int run_check(Process& process, const CheckArgs& args);
+int run_bench_step(Process& process, const BenchStepArgs& args);
 
 // Data and files, one process without MPI.
 int run_data_emoji(const EmojiOptions& options);
@@ -120,5 +140,6 @@ int run_data_synthetic(const SyntheticOptions& options);
 int run_data_tokenizer(const DataTokenizerArgs& args);
 int run_data_pack(const DataPackArgs& args);
 int run_inspect(const InspectArgs& args);
+int run_init(const InitArgs& args);
 
 }  // namespace matvlm

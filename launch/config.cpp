@@ -95,6 +95,13 @@ std::string config_table(const RunConfig& config) {
   return text;
 }
 
+std::string config_value(const RunConfig& config, const std::string& key) {
+  for (const ConfigKey& known : config_keys()) {
+    if (known.path == key) return known.write(config);
+  }
+  fail("[config] found key '", key, "', expected one of configs/reference.yaml");
+}
+
 std::vector<ConfigDifference> config_diff(const RunConfig& a, const RunConfig& b) {
   std::vector<ConfigDifference> differences;
   for (const ConfigKey& key : config_keys()) {

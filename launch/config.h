@@ -109,6 +109,8 @@ RunConfig parse_config(const std::string& text, const std::string& source, const
 std::string config_yaml(const RunConfig& config);
 // The same as an aligned table for people, one key a line.
 std::string config_table(const RunConfig& config);
+// One value of them. Error for an unknown key.
+std::string config_value(const RunConfig& config, const std::string& key);
 
 struct ConfigDifference {
   std::string key;

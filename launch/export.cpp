@@ -13,6 +13,7 @@
 #include "core/gguf_model.h"
 #include "core/json.h"
 #include "core/safetensors.h"
+#include "layers/init.h"
 #include "layers/tensors.h"
 
 namespace matvlm {
@@ -242,6 +243,23 @@ void export_model(const std::string& path, const std::string& out, const ExportO
   } else {
     export_student(tensors, dir, options);
   }
+  dir.commit();
+}
+
+void write_random_model(const ModelConfig& config, const std::string& folder, const std::string& out, DType dtype,
+                        uint64_t seed, int64_t shard_bytes) {
+  RunTensors tensors;
+  tensors.config = config;
+  tensors.folder = folder;
+  std::map<std::string, ModelTensor> by_name;
+  for (const ModelTensor& t : model_tensors(config)) by_name[t.name] = t;
+  tensors.values = [&](const std::string& name) { return init_random_tensor(config, by_name.at(name), seed); };
+  check_replaceable(out);
+  AtomicDirectory dir(out);
+  write_tensors(dir, student_tensors(tensors, dtype), tensors, shard_bytes);
+  write_config(tensors, dir.path());
+  write_preprocessor(config, dir.path());
+  if (fs::exists(folder + "/tokenizer.json")) write_tokenizer(folder + "/tokenizer.json", dir.file("tokenizer.json"));
   dir.commit();
 }
 

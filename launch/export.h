@@ -28,6 +28,11 @@ struct ExportOptions {
 // it is there. Error for values that a narrower dtype cannot hold, and where `out` holds files that no export writes.
 void export_model(const std::string& path, const std::string& out, const ExportOptions& options);
 
+// A model of `config` with random weights (init_random_tensor), written as export_model does, with the tokenizer.json
+// of `folder` where there is one.
+void write_random_model(const ModelConfig& config, const std::string& folder, const std::string& out, DType dtype,
+                        uint64_t seed, int64_t shard_bytes);
+
 // "5GB", "500MB", "2GiB", "4096": bytes. Error headed by `what`.
 int64_t parse_byte_size(const std::string& text, const std::string& what);
 

@@ -96,6 +96,32 @@ TrainingModels make_training_models(Context& ctx, const RunConfig& config) {
   return config.kind == RunKind::distill ? make_distill_models(ctx, config) : make_teach_models(ctx, config);
 }
 
+Trainer::Setup trainer_setup(Runtime& runtime, const RunConfig& config, const TrainingModels& models) {
+  Trainer::Setup setup;
+  setup.ctx = &runtime.ctx();
+  setup.host = &runtime.host();
+  setup.device = &runtime.device_comm();
+  setup.models.teacher = models.teacher ? &models.teacher->vlm : nullptr;
+  setup.models.student = &models.vlm;
+  setup.models.dtype = config.precision;
+  setup.models.recompute = config.train.recompute == Recompute::blocks;
+  setup.models.max_length = config.data.max_length;
+  for (const auto& p : models.weights.store().parameters()) {
+    setup.models.vision_trained = setup.models.vision_trained || p->name.starts_with("vision_tower.");
+  }
+  setup.store = &models.weights.store();
+  setup.loss = config.loss;
+  if (config.kind == RunKind::teach) {
+    setup.loss = LossConfig();
+    setup.loss.logit = LogitLossKind::none;
+    setup.loss.layer = LayerLossKind::none;
+    setup.loss.ce_weight = 1.0;
+  }
+  setup.optimizer = config.optimizer;
+  setup.schedule = config.schedule;
+  return setup;
+}
+
 MicroBatch to_micro_batch(Batch batch) {
   MicroBatch out;
   out.n_images = batch.n_images();
@@ -125,29 +151,7 @@ TrainingRun::TrainingRun(Process& process, const RunConfig& config, RunDirectory
   state_.ranks = runtime_.host().size();
   on_rank_zero(runtime_.host(), [&] { write_file_atomic(directory_.config_file(), config_yaml(config_)); });
 
-  Trainer::Setup setup;
-  setup.ctx = &runtime_.ctx();
-  setup.host = &runtime_.host();
-  setup.device = &runtime_.device_comm();
-  setup.models.teacher = models_.teacher ? &models_.teacher->vlm : nullptr;
-  setup.models.student = &models_.vlm;
-  setup.models.dtype = config.precision;
-  setup.models.recompute = config.train.recompute == Recompute::blocks;
-  setup.models.max_length = config.data.max_length;
-  for (const auto& p : models_.weights.store().parameters()) {
-    setup.models.vision_trained = setup.models.vision_trained || p->name.starts_with("vision_tower.");
-  }
-  setup.store = &models_.weights.store();
-  setup.loss = config.loss;
-  if (config.kind == RunKind::teach) {
-    setup.loss = LossConfig();
-    setup.loss.logit = LogitLossKind::none;
-    setup.loss.layer = LayerLossKind::none;
-    setup.loss.ce_weight = 1.0;
-  }
-  setup.optimizer = config.optimizer;
-  setup.schedule = config.schedule;
-  trainer_ = std::make_unique<Trainer>(setup);
+  trainer_ = std::make_unique<Trainer>(trainer_setup(runtime_, config, models_));
 
   LoaderOptions options;
   options.division = {config.batch.size, config.batch.micro, runtime_.host().size()};

@@ -25,6 +25,8 @@ struct TrainingModels {
   std::string tokenizer_file;
 };
 TrainingModels make_training_models(Context& ctx, const RunConfig& config);
+// The trainer that a config asks for. runtime and models outlive it.
+Trainer::Setup trainer_setup(Runtime& runtime, const RunConfig& config, const TrainingModels& models);
 
 class TrainingRun {
  public:

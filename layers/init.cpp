@@ -4,6 +4,7 @@
 #include <cmath>
 #include <utility>
 
+#include "autograd/ops/random_fill.h"
 #include "core/rng.h"
 
 namespace matvlm {
@@ -11,6 +12,7 @@ namespace {
 
 // Fills out[begin, end) uniformly in ±bound.
 void fill_uniform(std::vector<float>& out, int64_t begin, int64_t end, double bound, const Rng& rng) {
+#pragma omp parallel for if (end - begin > 65536)
   for (int64_t i = begin; i < end; ++i) {
     out[static_cast<size_t>(i)] = static_cast<float>(rng.uniform(static_cast<uint64_t>(i), -bound, bound));
   }
@@ -51,6 +53,26 @@ double dt_bias(const Rng& rng, uint64_t i) {
   return dt + std::log(-std::expm1(-dt));
 }
 
+struct RandomStart {
+  double mean = 0, deviation = 0;
+};
+
+RandomStart random_start(const ModelConfig& config, const ModelTensor& tensor) {
+  const std::string& name = tensor.name;
+  if (name.ends_with(".bias")) return {};
+  if (name.find("norm") != std::string::npos) return {1.0, 0.0};
+  const bool table = name.ends_with("embed_tokens.weight") || name.ends_with("position_embedding.weight");
+  const int64_t fan_in = shape_numel(tensor.shape) / tensor.shape[0];
+  double deviation = table ? 0.02 : 1.0 / std::sqrt(static_cast<double>(fan_in));
+  const bool in_tower = name.starts_with("vision_tower");
+  if (name.ends_with("mlp.fc2.weight") || name.ends_with(".dense.weight") || name.ends_with(".o_proj.weight") ||
+      name.ends_with("out_proj.weight") || name.ends_with("down_proj.weight")) {
+    const int64_t layers = in_tower && config.vision ? config.vision->layers : config.text.layers;
+    deviation /= std::sqrt(2.0 * static_cast<double>(layers));
+  }
+  return {0.0, deviation};
+}
+
 }  // namespace
 
 std::vector<float> init_mamba_tensor(const ModelConfig& config, int64_t layer, const ModelTensor& tensor,
@@ -84,24 +106,26 @@ std::vector<float> init_mamba_tensor(const ModelConfig& config, int64_t layer, c
 }
 
 std::vector<float> init_random_tensor(const ModelConfig& config, const ModelTensor& tensor, uint64_t seed) {
-  const std::string& name = tensor.name;
-  std::vector<float> out(static_cast<size_t>(shape_numel(tensor.shape)), 0.0F);
-  if (name.ends_with(".bias")) return out;
-  if (name.find("norm") != std::string::npos) {
-    out.assign(out.size(), 1.0F);
-    return out;
+  const RandomStart start = random_start(config, tensor);
+  const auto n = shape_numel(tensor.shape);
+  std::vector<float> out(static_cast<size_t>(n), static_cast<float>(start.mean));
+  if (start.deviation == 0) return out;
+  const Rng rng{seed, stream_of(tensor.name)};
+#pragma omp parallel for if (n > 65536)
+  for (int64_t i = 0; i < n; ++i) {
+    out[static_cast<size_t>(i)] = static_cast<float>(start.deviation * rng.normal(static_cast<uint64_t>(i)));
   }
-  const bool table = name.ends_with("embed_tokens.weight") || name.ends_with("position_embedding.weight");
-  const int64_t fan_in = shape_numel(tensor.shape) / tensor.shape[0];
-  double deviation = table ? 0.02 : 1.0 / std::sqrt(static_cast<double>(fan_in));
-  const bool in_tower = name.starts_with("vision_tower");
-  if (name.ends_with("mlp.fc2.weight") || name.ends_with(".dense.weight") || name.ends_with(".o_proj.weight") ||
-      name.ends_with("out_proj.weight") || name.ends_with("down_proj.weight")) {
-    const int64_t layers = in_tower && config.vision ? config.vision->layers : config.text.layers;
-    deviation /= std::sqrt(2.0 * static_cast<double>(layers));
+  return out;
+}
+
+ModelWeights random_frozen_weights(Context& ctx, const ModelConfig& config, DType dtype, uint64_t seed) {
+  ModelWeights out;
+  for (const ModelTensor& t : model_tensors(config)) {
+    const RandomStart start = random_start(config, t);
+    const Tensor value = Tensor::empty(ctx, t.shape, t.keep_float32 ? DType::f32 : dtype);
+    fill_random(ctx, value, start.mean, std::sqrt(3.0) * start.deviation, {seed, stream_of(t.name)});
+    out.set_frozen(t.name, value);
   }
-  const Rng rng{seed, stream_of(name)};
-  for (size_t i = 0; i < out.size(); ++i) out[i] = static_cast<float>(deviation * rng.normal(i));
   return out;
 }
 

@@ -19,4 +19,8 @@ std::vector<float> init_mamba_tensor(const ModelConfig& config, int64_t layer, c
 // residual branch divided by sqrt(2 * layers), norms 1, biases 0.
 std::vector<float> init_random_tensor(const ModelConfig& config, const ModelTensor& tensor, uint64_t seed);
 
+// All tensors of a transformer, frozen, made on the device: as init_random_tensor but uniform, with the same
+// deviations. For measurements of models whose weights are not there.
+ModelWeights random_frozen_weights(Context& ctx, const ModelConfig& config, DType dtype, uint64_t seed);
+
 }  // namespace matvlm

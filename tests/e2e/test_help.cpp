@@ -14,7 +14,9 @@ using Words = std::vector<std::string>;
 TEST(Help, EverySubcommand) {
   // Each with words that its help must hold.
   const std::vector<std::pair<Words, Words>> commands = {
-      {{}, {"distill", "teach", "resume", "eval", "generate", "export", "data", "inspect", "check", "--version"}},
+      {{},
+       {"distill", "teach", "resume", "eval", "generate", "export", "data", "inspect", "check", "init", "bench",
+        "--version"}},
       {{"distill"}, {"CONFIG", "--set KEY=VALUE", "--device"}},
       {{"teach"}, {"CONFIG", "--set KEY=VALUE", "--device"}},
       {{"resume"}, {"RUN", "--set KEY=VALUE", "--device"}},
@@ -23,6 +25,9 @@ TEST(Help, EverySubcommand) {
       {{"export"}, {"RUN", "--out", "--checkpoint", "--format", "--dtype", "--max-shard-size"}},
       {{"inspect"}, {"FILE", "--stats", "--compare"}},
       {{"check"}, {"CONFIG", "--set KEY=VALUE", "--ranks", "--reference"}},
+      {{"init"}, {"--random", "CONFIG", "--out", "--seed", "--max-shard-size"}},
+      {{"bench"}, {"step"}},
+      {{"bench", "step"}, {"--config", "--shapes", "--updates", "--json", "--set KEY=VALUE", "--text-only"}},
       {{"data"}, {"emoji", "synthetic", "tokenizer", "pack"}},
       {{"data", "emoji"}, {"--out", "--language", "--font"}},
       {{"data", "synthetic"}, {"--out", "--samples", "--image-size"}},
@@ -59,6 +64,10 @@ TEST(Help, NonsenseIsAUsageError) {
                                                {"generate", "--model", "x", "--prompt", "y", "--precision", "f8"},
                                                {"export", "x"},
                                                {"check", "x", "--ranks", "0"},
+                                               {"init", "--random", "x"},
+                                               {"bench"},
+                                               {"bench", "step"},
+                                               {"bench", "step", "--config", "x", "--updates", "0"},
                                                {"data"},
                                                {"data", "nonsense"},
                                                {"data", "synthetic", "--out", "x", "--samples", "-3"},
