@@ -1,6 +1,7 @@
-// Kernels of head_loss: one block per row of logits, float32 mathematics, losses summed in float64 in a fixed order.
+// Kernels of head_loss that run on every device: one block per row of logits, float32 mathematics, losses summed in
+// float64 in a fixed order.
 #include "autograd/ops/head_loss.h"
-#include "autograd/ops/head_loss_math.h"
+#include "autograd/ops/head_loss_row.cuh"
 #include "autograd/ops/loss_block.cuh"
 #include "core/cuda_context.h"
 
@@ -8,20 +9,6 @@ namespace matvlm {
 namespace {
 
 constexpr int kThreads = 512;
-
-// Maximum of a part of a row (-infinity of none), its lowest index, and the sums of exp((x - max) / tau) for tau = 1
-// and the temperature.
-struct Softmax {
-  float max;
-  int32_t index;
-  float sum;
-  float sum_tau;
-};
-
-// exp(from - to) where to >= from; both may be -infinity (a thread without elements).
-__device__ float rescale(float from, float to, float inverse) {
-  return from == to ? 1.0F : expf((from - to) * inverse);
-}
 
 __device__ Softmax merge(const Softmax& a, const Softmax& b, float inverse) {
   const bool take_b = b.max > a.max || (b.max == a.max && b.index < a.index);
@@ -73,44 +60,6 @@ __device__ Softmax row_softmax(const float* x, int64_t n, float inverse) {
   for (int w = 1; w < kThreads / 32; ++w) out = merge(out, partial[w], inverse);
   return out;
 }
-
-// The two distributions of a row at the temperature, element by element. Subtractions are not contracted into
-// multiply-adds: equal logits must give exactly 0.
-struct Pair {
-  float max_s, max_t;
-  float log_sum_s, log_sum_t;
-  float shift;  // log_sum_s - log_sum_t
-  float inverse;
-
-  __device__ Pair(const Softmax& s, const Softmax& t, float inv)
-      : max_s(s.max), max_t(t.max), log_sum_s(logf(s.sum_tau)), log_sum_t(logf(t.sum_tau)), inverse(inv) {
-    shift = __fsub_rn(log_sum_s, log_sum_t);
-  }
-  __device__ float q(float s) const { return expf(__fsub_rn(__fmul_rn(s - max_s, inverse), log_sum_s)); }
-  __device__ float p(float t) const { return expf(__fsub_rn(__fmul_rn(t - max_t, inverse), log_sum_t)); }
-  __device__ float d(float s, float t) const { return __fsub_rn(s - max_s, t - max_t) * inverse - shift; }
-};
-
-// One element's share of the row's loss, before tau^2 or the square root.
-template <LogitKind kKind>
-__device__ float loss_element(const Pair& row, float s, float t) {
-  if constexpr (kKind == LogitKind::kl) return kl_element(row.p(t), row.q(s), row.d(s, t));
-  if constexpr (kKind == LogitKind::reverse_kl) return kl_element(row.q(s), row.p(t), -row.d(s, t));
-  if constexpr (kKind == LogitKind::jsd) return jsd_element(row.p(t), row.q(s), row.d(s, t));
-  return (s - t) * (s - t);
-}
-
-// Gradient of one element; `mean` is the expectation that the row's normalisation subtracts.
-template <LogitKind kKind>
-__device__ float grad_element(const Pair& row, float s, float t, float c, float mean) {
-  if constexpr (kKind == LogitKind::kl) return c * __fsub_rn(row.q(s), row.p(t));
-  if constexpr (kKind == LogitKind::reverse_kl) return c * row.q(s) * __fsub_rn(row.d(s, t), mean);
-  if constexpr (kKind == LogitKind::jsd) return 0.5F * c * row.q(s) * __fsub_rn(log_over_mean(row.d(s, t)), mean);
-  return c * __fsub_rn(s, t);
-}
-
-template <LogitKind kKind>
-constexpr bool kIsDistribution = kKind == LogitKind::kl || kKind == LogitKind::reverse_kl || kKind == LogitKind::jsd;
 
 struct RowResult {
   double loss;
@@ -278,7 +227,7 @@ __global__ void argmax_rows_kernel(int64_t cols, const float* x, int64_t stride,
 
 template <class G>
 void head_rows_cuda(Context& ctx, const HeadRows<float, G>& a) {
-  if (a.rows == 0) return;
+  if (a.rows == 0 || (!a.portable && head_rows_cluster(ctx, a))) return;
   const auto blocks = static_cast<unsigned>(a.rows);
   const cudaStream_t stream = cuda_stream(ctx);
   switch (a.kind) {

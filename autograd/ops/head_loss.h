@@ -100,6 +100,7 @@ struct HeadRows {
   LossOf<S>* ce_loss = nullptr;
   int32_t* agree = nullptr;    // argmax s == argmax t
   int32_t* correct = nullptr;  // argmax s == target
+  bool portable = false;       // GPU: never the kernel of clusters of blocks (sm_90), which reads the logits once
 };
 
 // Weighted sums of row (or sample) losses and the counts; every pointer on the device.

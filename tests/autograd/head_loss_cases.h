@@ -78,6 +78,18 @@ inline std::vector<Case> cases() {
     c.vocab = 51200;
     out.push_back(c);
   }
+  // Rows that are no multiple of 16 bytes, and long ones: other kernels on the GPU.
+  for (const int64_t vocab : {998, 70000}) {
+    for (const LogitKind kind : kKinds) {
+      Case c;
+      c.kind = kind;
+      c.name = cat(kind_name(kind), ", ce, V ", vocab);
+      c.ce = true;
+      c.lengths = {5};
+      c.vocab = vocab;
+      out.push_back(c);
+    }
+  }
   for (const int64_t scratch : {64LL << 20, 50000LL, 1LL}) {
     Case c;
     c.name = cat("logit_l2 per sample, scratch ", scratch);

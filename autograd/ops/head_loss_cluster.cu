@@ -1,0 +1,445 @@
+// Row kernel of head_loss for sm_90: a cluster of 8 blocks holds a row of student and teacher logits in registers, so
+// that they are read once, and exchanges maxima and sums through distributed shared memory. All sums are in an order
+// that depends on V alone: the same bits every time, and equal rows give equal results.
+#include "autograd/ops/elementwise.cuh"
+#include "autograd/ops/head_loss_row.cuh"
+#include "autograd/ops/hopper.cuh"
+#include "autograd/ops/pack.cuh"
+
+namespace matvlm {
+namespace {
+
+constexpr int kCluster = 8;
+constexpr int kWidth = 4;  // logits of a pack: 16 bytes
+constexpr int kMaxWarps = 20;
+constexpr unsigned kAll = 0xffffffffU;
+
+// Sums of a row against its largest logit, per block of the cluster.
+struct Exchange {
+  Softmax student[kCluster];
+  Softmax teacher[kCluster];
+  double loss[kCluster];
+  double mean[kCluster];
+};
+
+#ifdef MATVLM_SM90A
+
+__device__ void cluster_sync() {
+  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+}
+
+__device__ unsigned cluster_rank() {
+  unsigned rank;
+  asm("mov.u32 %0, %cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+
+// Address of a shared variable of this block in block `rank` of the cluster.
+__device__ unsigned remote_address(const void* p, unsigned rank) {
+  unsigned address;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(mma::shared_address(p)), "r"(rank));
+  return address;
+}
+
+__device__ void store_remote(unsigned address, const Softmax& x) {
+  asm volatile("st.shared::cluster.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(x.max), "r"(x.index), "f"(x.sum),
+               "f"(x.sum_tau)
+               : "memory");
+}
+__device__ void store_remote(unsigned address, double x) {
+  asm volatile("st.shared::cluster.f64 [%0], %1;" ::"r"(address), "d"(x) : "memory");
+}
+
+// The larger value with its index, the lower index on ties.
+__device__ void keep_top(float& max, int32_t& index, float other, int32_t other_index) {
+  if (other > max || (other == max && other_index < index)) {
+    max = other;
+    index = other_index;
+  }
+}
+
+// A row's logits as this thread holds them: kPacks packs, `threads` apart, in the block's range [begin, end) of packs.
+template <int kPacks>
+struct Held {
+  float x[kPacks][kWidth];
+
+  __device__ void load(const float* row, int begin, int end) {
+#pragma unroll
+    for (int i = 0; i < kPacks; ++i) {
+      const int p = begin + static_cast<int>(threadIdx.x) + i * static_cast<int>(blockDim.x);
+      Pack<float, kWidth>::load_if(p < end, row + static_cast<int64_t>(p) * kWidth).unpack(x[i]);
+    }
+  }
+  __device__ void top(int begin, int end, float& max, int32_t& index) const {
+    max = -INFINITY;
+    index = 0;
+#pragma unroll
+    for (int i = 0; i < kPacks; ++i) {
+      const int p = begin + static_cast<int>(threadIdx.x) + i * static_cast<int>(blockDim.x);
+      if (p < end) {
+#pragma unroll
+        for (int j = 0; j < kWidth; ++j) {
+          if (x[i][j] > max) {  // not for NaN, which reaches the sums
+            max = x[i][j];
+            index = p * kWidth + j;
+          }
+        }
+      }
+    }
+#pragma unroll
+    for (int offset = 1; offset < 32; offset *= 2) {
+      keep_top(max, index, __shfl_xor_sync(kAll, max, offset), __shfl_xor_sync(kAll, index, offset));
+    }
+  }
+  // Sum of exp((x - max) * inverse) over the warp.
+  __device__ float sum_exp(int begin, int end, float max, float inverse) const {
+    float sum = 0;
+#pragma unroll
+    for (int i = 0; i < kPacks; ++i) {
+      const int p = begin + static_cast<int>(threadIdx.x) + i * static_cast<int>(blockDim.x);
+      if (p < end) {
+#pragma unroll
+        for (int j = 0; j < kWidth; ++j) sum += expf((x[i][j] - max) * inverse);
+      }
+    }
+#pragma unroll
+    for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(kAll, sum, offset);
+    return sum;
+  }
+};
+
+// The row's softmax from those of the cluster's blocks, the same in every thread. Eight lanes share the work.
+__device__ Softmax join(const Softmax* parts, float inverse) {
+  const Softmax mine = parts[threadIdx.x % kCluster];
+  Softmax out = mine;
+#pragma unroll
+  for (int offset = 1; offset < kCluster; offset *= 2) {
+    keep_top(out.max, out.index, __shfl_xor_sync(kAll, out.max, offset), __shfl_xor_sync(kAll, out.index, offset));
+  }
+  out.sum = mine.sum * rescale(mine.max, out.max, 1.0F);
+  out.sum_tau = mine.sum_tau * rescale(mine.max, out.max, inverse);
+#pragma unroll
+  for (int offset = 1; offset < kCluster; offset *= 2) {
+    out.sum += __shfl_xor_sync(kAll, out.sum, offset);
+    out.sum_tau += __shfl_xor_sync(kAll, out.sum_tau, offset);
+  }
+  return out;
+}
+
+// What a block keeps of its warps, one entry each; students first.
+struct WarpParts {
+  float max[2][kMaxWarps];
+  int32_t index[2][kMaxWarps];
+  float sum[2][kMaxWarps];
+  float sum_tau[2][kMaxWarps];
+  double loss[kMaxWarps];
+  double mean[kMaxWarps];
+};
+
+// Softmax of row `which` (0 student, 1 teacher) over the block; every thread may call it once all warps have written.
+__device__ Softmax block_softmax(const WarpParts& parts, int which, int warps, float max) {
+  Softmax out = {-INFINITY, 0, 0.0F, 0.0F};
+  for (int w = 0; w < warps; ++w) {
+    keep_top(out.max, out.index, parts.max[which][w], parts.index[which][w]);
+    out.sum += parts.sum[which][w];
+    out.sum_tau += parts.sum_tau[which][w];
+  }
+  out.max = max;
+  return out;
+}
+
+__device__ float block_max(const WarpParts& parts, int which, int warps) {
+  float max = parts.max[which][0];
+  for (int w = 1; w < warps; ++w) max = fmaxf(max, parts.max[which][w]);
+  return max;
+}
+
+// Adds the warp's and the block's sums up and sends them to every block of the cluster. The cluster's barrier follows.
+__device__ void send_sums(WarpParts& parts, Exchange& exchange, double loss, double mean) {
+  const int warps = static_cast<int>(blockDim.x) / 32;
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) {
+    loss += __shfl_xor_sync(kAll, loss, offset);
+    mean += __shfl_xor_sync(kAll, mean, offset);
+  }
+  if (threadIdx.x % 32 == 0) {
+    parts.loss[threadIdx.x / 32] = loss;
+    parts.mean[threadIdx.x / 32] = mean;
+  }
+  __syncthreads();
+  if (threadIdx.x >= kCluster) return;
+  double loss_sum = 0;
+  double mean_sum = 0;
+  for (int w = 0; w < warps; ++w) {
+    loss_sum += parts.loss[w];
+    mean_sum += parts.mean[w];
+  }
+  const unsigned rank = cluster_rank();
+  store_remote(remote_address(&exchange.loss[rank], threadIdx.x), loss_sum);
+  store_remote(remote_address(&exchange.mean[rank], threadIdx.x), mean_sum);
+}
+
+__device__ double in_order(const double* parts) {
+  double sum = 0;
+#pragma unroll
+  for (int i = 0; i < kCluster; ++i) sum += parts[i];
+  return sum;
+}
+
+// The gradient's parts that are the same for all elements of a row.
+struct RowGradient {
+  float coefficient = 0;  // of grad_element
+  float mean = 0;
+  float softmax = 0;  // of the cross entropies' softmax at temperature 1
+  float max = 0, log_sum = 0;
+  int32_t target = -1, top = -1;
+  float ce = 0, argmax_ce = 0;  // taken from those two elements
+
+  // Adds the cross entropies' part to the elements from `first` on.
+  __device__ void add_cross_entropy(const float (&s)[kWidth], int32_t first, float (&g)[kWidth]) const {
+    if (softmax != 0) {
+#pragma unroll
+      for (int j = 0; j < kWidth; ++j) g[j] += softmax * expf((s[j] - max) - log_sum);
+    }
+    const auto subtract = [&](int32_t index, float value) {
+      if (index < first || index >= first + kWidth) return;
+#pragma unroll
+      for (int j = 0; j < kWidth; ++j) g[j] -= index == first + j ? value : 0.0F;
+    };
+    subtract(target, ce);
+    subtract(top, argmax_ce);
+  }
+};
+
+#endif  // MATVLM_SM90A
+
+// Loss and gradient of kl come from one walk over the registers: its gradient does not need the row's loss.
+template <LogitKind kKind, class G, int kPacks, int kMaxThreads>
+__global__ void __launch_bounds__(kMaxThreads, kMaxThreads <= 512 ? 2 : 1)
+    head_rows_cluster_kernel(HeadRows<float, G> a) {
+#ifdef MATVLM_SM90A
+  constexpr bool kComparesAll = kIsDistribution<kKind> || kKind == LogitKind::logit_l2;
+  __shared__ alignas(16) Exchange exchange;
+  __shared__ WarpParts parts;
+  const int warps = static_cast<int>(blockDim.x) / 32;
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const auto rank = static_cast<int>(cluster_rank());
+  const int64_t r = blockIdx.x / kCluster;
+  const int packs = static_cast<int>(a.vocab / kWidth);
+  const int share = (packs + kCluster - 1) / kCluster;
+  const int begin = min(packs, rank * share);
+  const int end = min(packs, begin + share);
+  const float* s_row = a.student + r * a.vocab;
+  const double logit_weight = kKind == LogitKind::none ? 0.0 : a.logit_coefficient[r];
+  const double ce_weight = a.ce_coefficient == nullptr ? 0.0 : a.ce_coefficient[r];
+  const bool logit = logit_weight != 0;
+  const auto inverse = static_cast<float>(1.0 / a.temperature);
+  // Which sums the row needs: at the temperature for the distributions, at 1 for the cross entropies.
+  const bool at_tau = kIsDistribution<kKind> && logit;
+  const bool at_one = ce_weight != 0 || (kKind == LogitKind::argmax_ce && logit);
+  const int32_t target = ce_weight == 0 ? -1 : a.target[r];
+
+  Held<kPacks> s, t;
+  s.load(s_row, begin, end);
+  if (kKind != LogitKind::none && logit) t.load(a.teacher + r * a.vocab, begin, end);
+
+  const auto write_top = [&](const Held<kPacks>& x, int which) {
+    float max;
+    int32_t index;
+    x.top(begin, end, max, index);
+    if (threadIdx.x % 32 == 0) {
+      parts.max[which][warp] = max;
+      parts.index[which][warp] = index;
+    }
+  };
+  write_top(s, 0);
+  if (kKind != LogitKind::none && logit) write_top(t, 1);
+  __syncthreads();
+  // Against the block's maximum; -infinity (a block without elements) gives 0, but NaN stays.
+  const auto write_sums = [&](const Held<kPacks>& x, int which) {
+    const float max = block_max(parts, which, warps);
+    const float from = max == -INFINITY ? 0.0F : max;
+    float sum = 0;
+    float sum_tau = 0;
+    if (at_tau) sum_tau = x.sum_exp(begin, end, from, inverse);
+    if (at_one && which == 0) sum = at_tau && inverse == 1.0F ? sum_tau : x.sum_exp(begin, end, from, 1.0F);
+    if (threadIdx.x % 32 == 0) {
+      parts.sum[which][warp] = sum;
+      parts.sum_tau[which][warp] = sum_tau;
+    }
+    return max;
+  };
+  const float max_s = write_sums(s, 0);
+  float max_t = max_s;
+  if (kKind != LogitKind::none && logit) max_t = write_sums(t, 1);
+  // The other blocks of the cluster have started when their shared memory is written to.
+  cluster_sync();
+  if (threadIdx.x < kCluster) {
+    store_remote(remote_address(&exchange.student[rank], threadIdx.x), block_softmax(parts, 0, warps, max_s));
+    if (kKind != LogitKind::none && logit) {
+      store_remote(remote_address(&exchange.teacher[rank], threadIdx.x), block_softmax(parts, 1, warps, max_t));
+    }
+  }
+  // Logits that the losses name are read before any block writes its part of the gradient, which may lie there.
+  const float target_logit = target < 0 ? 0.0F : s_row[target];
+  cluster_sync();
+  const Softmax soft_s = join(exchange.student, inverse);
+  const Softmax soft_t = kKind != LogitKind::none && logit ? join(exchange.teacher, inverse) : soft_s;
+
+  const float log_sum = logf(soft_s.sum);
+  double logit_loss = 0;
+  RowGradient row;
+  row.target = target;
+  row.top = kKind == LogitKind::argmax_ce && logit ? soft_t.index : -1;
+  row.max = soft_s.max;
+  row.log_sum = log_sum;
+  row.ce = static_cast<float>(ce_weight * a.ce_scale);
+  row.argmax_ce = row.top < 0 ? 0.0F : static_cast<float>(logit_weight * a.logit_scale);
+  row.softmax = static_cast<float>(ce_weight * a.ce_scale + (row.top < 0 ? 0.0 : logit_weight * a.logit_scale));
+  if constexpr (kKind == LogitKind::argmax_ce) {
+    // A NaN of the teacher must not go unnoticed: its maximum minus itself is 0 or NaN.
+    if (logit) {
+      logit_loss = static_cast<double>(log_sum) - (s_row[row.top] - soft_s.max) + (soft_t.max - soft_t.max);
+      cluster_sync();
+    }
+  }
+  const Pair pair(soft_s, soft_t, inverse);
+  const bool compares = kComparesAll && logit;
+  const double weight = logit_weight * a.logit_scale;
+  if constexpr (kComparesAll && kKind != LogitKind::kl) {
+    if (logit) {
+      float sum = 0;
+      float mean = 0;
+#pragma unroll
+      for (int i = 0; i < kPacks; ++i) {
+        if (begin + static_cast<int>(threadIdx.x) + i * static_cast<int>(blockDim.x) < end) {
+#pragma unroll
+          for (int j = 0; j < kWidth; ++j) {
+            sum += loss_element<kKind>(pair, s.x[i][j], t.x[i][j]);
+            if constexpr (kKind == LogitKind::jsd) {
+              mean += pair.q(s.x[i][j]) * log_over_mean(pair.d(s.x[i][j], t.x[i][j]));
+            }
+          }
+        }
+      }
+      send_sums(parts, exchange, sum, mean);
+      cluster_sync();
+      const double total = in_order(exchange.loss);
+      if constexpr (kKind == LogitKind::logit_l2) {
+        const double norm = sqrt(total);
+        logit_loss = a.segment_norm ? total : norm;
+        const double divisor = a.segment_norm ? 1.0 : norm;
+        row.coefficient = !a.segment_norm && total == 0 ? 0.0F : static_cast<float>(weight / divisor);
+      } else {
+        logit_loss = a.temperature * a.temperature * total;
+        row.coefficient = static_cast<float>(weight * a.temperature);
+        row.mean = static_cast<float>(kKind == LogitKind::jsd ? in_order(exchange.mean) : total);
+      }
+    }
+  } else {
+    row.coefficient = static_cast<float>(weight * a.temperature);
+  }
+
+  float sum = 0;  // of kl
+  G* grad = a.grad == nullptr ? nullptr : a.grad + r * a.vocab;
+  if (grad != nullptr || (kKind == LogitKind::kl && logit)) {
+#pragma unroll
+    for (int i = 0; i < kPacks; ++i) {
+      const int p = begin + static_cast<int>(threadIdx.x) + i * static_cast<int>(blockDim.x);
+      if (p < end) {
+        float g[kWidth] = {};
+        if (compares) {
+#pragma unroll
+          for (int j = 0; j < kWidth; ++j) {
+            if constexpr (kKind == LogitKind::kl) sum += loss_element<kKind>(pair, s.x[i][j], t.x[i][j]);
+            if constexpr (kComparesAll) {
+              g[j] = grad_element<kKind>(pair, s.x[i][j], t.x[i][j], row.coefficient, row.mean);
+            }
+          }
+        }
+        if (grad != nullptr) {
+          row.add_cross_entropy(s.x[i], p * kWidth, g);
+          Pack<G, kWidth>::pack(g).store(grad + static_cast<int64_t>(p) * kWidth);
+        }
+      }
+    }
+  }
+  if constexpr (kKind == LogitKind::kl) {
+    if (logit) {
+      send_sums(parts, exchange, sum, 0.0);
+      cluster_sync();
+      logit_loss = a.temperature * a.temperature * in_order(exchange.loss);
+    }
+  }
+  if (rank != 0 || threadIdx.x != 0) return;
+  a.logit_loss[r] = logit_loss;
+  a.ce_loss[r] = target < 0 ? 0.0 : static_cast<double>(log_sum) - (target_logit - soft_s.max);
+  a.agree[r] = logit && soft_s.index == soft_t.index ? 1 : 0;
+  a.correct[r] = target >= 0 && soft_s.index == target ? 1 : 0;
+#endif
+}
+
+template <LogitKind kKind, class G, int kPacks, int kMaxThreads>
+void launch(Context& ctx, const HeadRows<float, G>& a) {
+  const int64_t share = (a.vocab / kWidth + kCluster - 1) / kCluster;
+  const int64_t threads = ((share + kPacks - 1) / kPacks + 31) / 32 * 32;
+  cudaLaunchAttribute cluster{};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim.x = kCluster;
+  cluster.val.clusterDim.y = 1;
+  cluster.val.clusterDim.z = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(a.rows * kCluster));
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.stream = cuda_stream(ctx);
+  config.attrs = &cluster;
+  config.numAttrs = 1;
+  MATVLM_CUDA_CHECK(cudaLaunchKernelEx(&config, head_rows_cluster_kernel<kKind, G, kPacks, kMaxThreads>, a));
+}
+
+// Vocabularies of up to 65,536 and 163,840 tokens.
+constexpr int kSmallThreads = 512, kLargeThreads = 32 * kMaxWarps;
+constexpr int64_t kSmallVocab = int64_t{kCluster} * kWidth * 4 * kSmallThreads;
+constexpr int64_t kLargeVocab = int64_t{kCluster} * kWidth * 8 * kLargeThreads;
+
+template <LogitKind kKind, class G>
+void launch_for_vocab(Context& ctx, const HeadRows<float, G>& a) {
+  if (a.vocab <= kSmallVocab) return launch<kKind, G, 4, kSmallThreads>(ctx, a);
+  launch<kKind, G, 8, kLargeThreads>(ctx, a);
+}
+
+}  // namespace
+
+template <class G>
+bool head_rows_cluster(Context& ctx, const HeadRows<float, G>& a) {
+  if (ctx.cuda()->compute_capability() != 90 || a.vocab > kLargeVocab || a.rows * kCluster > INT32_MAX) return false;
+  if (!rows_aligned(a.student, a.vocab, kWidth) || !rows_aligned(a.teacher, a.vocab, kWidth) ||
+      !rows_aligned(a.grad, a.vocab, kWidth)) {
+    return false;
+  }
+  switch (a.kind) {
+    case LogitKind::none:
+      launch_for_vocab<LogitKind::none>(ctx, a);
+      break;
+    case LogitKind::kl:
+      launch_for_vocab<LogitKind::kl>(ctx, a);
+      break;
+    case LogitKind::reverse_kl:
+      launch_for_vocab<LogitKind::reverse_kl>(ctx, a);
+      break;
+    case LogitKind::jsd:
+      launch_for_vocab<LogitKind::jsd>(ctx, a);
+      break;
+    case LogitKind::argmax_ce:
+      launch_for_vocab<LogitKind::argmax_ce>(ctx, a);
+      break;
+    case LogitKind::logit_l2:
+      launch_for_vocab<LogitKind::logit_l2>(ctx, a);
+      break;
+  }
+  return true;
+}
+template bool head_rows_cluster<float>(Context&, const HeadRows<float, float>&);
+template bool head_rows_cluster<bf16>(Context&, const HeadRows<float, bf16>&);
+
+}  // namespace matvlm
