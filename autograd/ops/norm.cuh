@@ -1,43 +1,14 @@
-// Kernels of layer_norm.cu (kCentered) and rms_norm.cu: one block a row; weight gradients by row chunks.
+// Launchers of layer_norm.cu (kCentered) and rms_norm.cu, and their kernels for rows of any length and alignment: one
+// block a row. Weight gradients by row chunks.
 #pragma once
 
 #include "autograd/ops/elementwise.cuh"
+#include "autograd/ops/norm_rows.cuh"
 #include "autograd/ops/reduce_device.h"
 
 namespace matvlm {
 
 constexpr int kNormThreads = 256;
-
-template <class T>
-struct NormForwardArgs {
-  int64_t rows, cols;
-  const T* x;
-  int64_t x_stride;
-  const T* w;
-  const T* b;  // kCentered only
-  float eps;
-  T* y;
-  int64_t y_stride;
-  float* mean;  // kCentered only
-  float* inv;
-};
-
-template <class T>
-struct NormBackwardArgs {
-  int64_t rows, cols;
-  const T* dy;
-  int64_t dy_stride;
-  const T* x;
-  int64_t x_stride;
-  const T* w;
-  const float* mean;  // kCentered only
-  const float* inv;
-  T* dx;
-  int64_t dx_stride;
-  bool accumulate;
-  float* partial_w;  // [chunks, C] or nullptr
-  float* partial_b;  // [chunks, C] or nullptr
-};
 
 template <class T, bool kCentered>
 __global__ void norm_forward_kernel(NormForwardArgs<T> a) {
@@ -125,7 +96,7 @@ __global__ void norm_weight_grad_kernel(NormBackwardArgs<T> a, int64_t rows_per_
 
 template <class T, bool kCentered>
 void launch_norm_forward(Context& ctx, const NormForwardArgs<T>& a) {
-  if (a.rows == 0 || a.cols == 0) return;
+  if (a.rows == 0 || a.cols == 0 || launch_norm_forward_rows<T, kCentered>(ctx, a)) return;
   norm_forward_kernel<T, kCentered><<<grid_for(a.rows, 1), kNormThreads, 0, cuda_stream(ctx)>>>(a);
   MATVLM_LAUNCH_CHECK();
 }
@@ -134,7 +105,7 @@ void launch_norm_forward(Context& ctx, const NormForwardArgs<T>& a) {
 template <class T, bool kCentered>
 void launch_norm_backward(Context& ctx, const NormBackwardArgs<T>& a, float* dw, float* db) {
   if (a.rows == 0 || a.cols == 0) return;
-  if (a.dx != nullptr) {
+  if (a.dx != nullptr && !launch_norm_backward_rows<T, kCentered>(ctx, a)) {
     norm_backward_kernel<T, kCentered><<<grid_for(a.rows, 1), kNormThreads, 0, cuda_stream(ctx)>>>(a);
     MATVLM_LAUNCH_CHECK();
   }
