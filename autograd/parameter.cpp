@@ -17,6 +17,14 @@ int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / mult
 
 }  // namespace
 
+float take_grad_factor(Parameter& parameter) { return std::exchange(parameter.fresh, false) ? 0.0F : 1.0F; }
+
+float* grad_to_add(Context& ctx, const Weight& weight) {
+  if (!weight.trainable()) return nullptr;
+  if (take_grad_factor(*weight.param) == 0) weight.param->grad.zero(ctx);
+  return weight.param->grad.data<float>();
+}
+
 Parameter* ParameterStore::declare(const std::string& name, Shape shape, bool keep_float32) {
   check(!allocated(), "[parameters] '", name, "' declared after the arenas were allocated");
   check(find(name) == nullptr, "[parameters] '", name, "' declared twice");
@@ -71,6 +79,31 @@ int64_t ParameterStore::numel() const {
 }
 
 void ParameterStore::zero_grad(Context& ctx) const { grad_.zero(ctx); }
+
+void ParameterStore::begin_update(Context& ctx, int64_t fresh_numel) const {
+  int64_t begin = 0;  // of the run of small gradients (and padding) that is to be zeroed
+  int64_t end = 0;
+  const auto zero_run = [&] {
+    if (end > begin) grad_.slice_rows(begin, end).zero(ctx);
+  };
+  for (const auto& p : parameters_) {
+    p->fresh = p->numel >= fresh_numel;
+    if (!p->fresh) {
+      end = p->offset + p->numel;
+      continue;
+    }
+    zero_run();
+    begin = end = p->offset + p->numel;
+  }
+  zero_run();
+}
+
+void ParameterStore::settle(Context& ctx, size_t first, size_t last) const {
+  for (size_t i = first; i < last; ++i) {
+    Parameter& p = *parameters_[i];
+    if (std::exchange(p.fresh, false)) p.grad.zero(ctx);
+  }
+}
 
 void ParameterStore::refresh_compute(Context& ctx) const {
   if (compute_.defined()) cast_into(ctx, master_, compute_);

@@ -25,6 +25,7 @@ struct Parameter {
   Tensor grad;               // f32; ops add into it
   Tensor moment1, moment2;   // f32
   int64_t pending_uses = 0;  // recorded uses whose backward has not run yet; kept by Graph
+  bool fresh = false;        // grad holds nothing yet: the update's first contribution writes it
 };
 
 struct Weight {
@@ -33,6 +34,13 @@ struct Weight {
   bool defined() const { return value.defined(); }
   bool trainable() const { return param != nullptr; }
 };
+
+// How ops add to a parameter's gradient, which an update does not zero beforehand (ParameterStore::begin_update).
+// For products, which can write as well as add: the factor of what `grad` holds, 0 for an update's first contribution
+// and 1 for later ones. The caller writes the contribution next.
+float take_grad_factor(Parameter& parameter);
+// For everything else: where to add, zeroed for an update's first contribution; null for a frozen weight.
+float* grad_to_add(Context& ctx, const Weight& weight);
 
 // All trained parameters of a model. Declared first, then allocated together by allocate().
 class ParameterStore {
@@ -59,6 +67,11 @@ class ParameterStore {
   const Tensor& moment1() const { return moment1_; }
   const Tensor& moment2() const { return moment2_; }
   void zero_grad(Context& ctx) const;
+  // Instead of zero_grad, without a walk over the arena: gradients of fresh_numel elements and more become fresh, the
+  // small ones between them are zeroed. settle() then zeroes what is still fresh among parameters [first, last): those
+  // no op contributed to.
+  void begin_update(Context& ctx, int64_t fresh_numel = 1 << 16) const;
+  void settle(Context& ctx, size_t first, size_t last) const;
   // Rounds the masters into the compute copies (after loading; AdamW does it itself).
   void refresh_compute(Context& ctx) const;
 

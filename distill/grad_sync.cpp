@@ -18,17 +18,17 @@ GradSync::GradSync(Context& ctx, Comm& comm, const ParameterStore& store, int64_
     const Parameter& p = *parameters[i];
     const int64_t end = i + 1 < parameters.size() ? parameters[i + 1]->offset : p.offset + p.numel;
     if (buckets_.empty() || (buckets_.back().end - buckets_.back().begin) * 4 >= bucket_bytes) {
-      buckets_.push_back({end, end, 0, 0});
+      buckets_.push_back({end, end, i + 1, i + 1, 0});
     }
     buckets_.back().begin = p.offset;
-    ++buckets_.back().parameters;
+    buckets_.back().first = i;
     bucket_of_[i] = buckets_.size() - 1;
     position_[&p] = i;
   }
 }
 
 void GradSync::begin() {
-  for (Bucket& bucket : buckets_) bucket.unfinished = bucket.parameters;
+  for (Bucket& bucket : buckets_) bucket.unfinished = static_cast<int64_t>(bucket.last - bucket.first);
   next_ = 0;
   active_ = true;
 }
@@ -44,13 +44,14 @@ Graph::ParameterHook GradSync::hook() {
 }
 
 void GradSync::start_ready(bool all) {
-  if (comm_.size() == 1 && !comm_.on_gpu()) return;
+  const bool sends = comm_.size() > 1 || comm_.on_gpu();
   while (next_ < buckets_.size() && (all || buckets_[next_].unfinished == 0)) {
-    const Bucket& bucket = buckets_[next_];
+    const Bucket& bucket = buckets_[next_++];
+    store_.settle(ctx_, bucket.first, bucket.last);
+    if (!sends) continue;
     const std::span<float> values(store_.grad().data<float>() + bucket.begin,
                                   static_cast<size_t>(bucket.end - bucket.begin));
     requests_.push_back(comm_.start_all_reduce_sum(values, ctx_.stream_handle()));
-    ++next_;
   }
 }
 

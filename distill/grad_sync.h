@@ -20,7 +20,8 @@ class GradSync {
   // Before the backward of the last micro-batch of an update; then hook() is given to its graph.
   void begin();
   Graph::ParameterHook hook();
-  // Starts what is left (parameters that this rank did not use) and waits for all of it.
+  // Starts what is left (parameters that this rank did not use) and waits for all of it. Every gradient is complete
+  // then, also on one rank: those that nothing contributed to since ParameterStore::begin_update() are zeros.
   void finish();
 
   // Seconds from the end of this rank's backward to the end of the last finish(): the part of the communication, and of
@@ -32,7 +33,7 @@ class GradSync {
  private:
   struct Bucket {
     int64_t begin = 0, end = 0;  // elements of the arena
-    int64_t parameters = 0;
+    size_t first = 0, last = 0;  // parameters
     int64_t unfinished = 0;
   };
   void start_ready(bool all);

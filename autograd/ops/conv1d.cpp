@@ -67,8 +67,8 @@ void backward(Graph& g, const Var& x, const Weight& weight, const Weight& bias, 
     auto a = make_args<E, float>(x.value(), weight.value, bias.value, lens);
     a.dy = dy.data<E>();
     a.dy_stride = dy.row_stride();
-    if (weight.trainable()) a.dweight = weight.param->grad.data<float>();
-    if (bias.trainable()) a.dbias = bias.param->grad.data<float>();
+    a.dweight = grad_to_add(g.ctx(), weight);
+    a.dbias = grad_to_add(g.ctx(), bias);
     Graph::GradSlot slot;
     if (x.requires_grad()) {
       slot = g.grad_slot(x);

@@ -139,7 +139,7 @@ Var embed_splice(Graph& g, const Weight& table, const Var& features, const std::
   forward(g.ctx(), table.value, feature_rows, source, y);
   return g.node(y, {features}, {table}, [table, features, source, token_of](Graph& graph, const Tensor& dy) {
     if (features.requires_grad()) feature_grad(graph.ctx(), dy, token_of, graph.grad_slot(features));
-    if (table.trainable()) table_grad(graph.ctx(), dy, source, table.param->grad);
+    if (grad_to_add(graph.ctx(), table) != nullptr) table_grad(graph.ctx(), dy, source, table.param->grad);
   });
 }
 

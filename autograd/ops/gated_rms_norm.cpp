@@ -60,7 +60,7 @@ void backward(Graph& g, const Var& y, const Var& z, const Weight& weight, int64_
     auto a = make_args<E>(y.value(), z.value(), weight.value, group, eps);
     a.dout = dout.data<E>();
     a.dout_stride = dout.row_stride();
-    if (weight.trainable()) a.dweight = weight.param->grad.data<float>();
+    a.dweight = grad_to_add(g.ctx(), weight);
     Graph::GradSlot dy;
     Graph::GradSlot dz;
     if (y.requires_grad()) {

@@ -426,10 +426,11 @@ void HeadLoss::add_weight_gradients(Context& ctx) {
 }
 
 void HeadLoss::add_tile_gradients(Context& ctx, const Scratch& s) const {
-  const Parameter* weight = in_.student_weight.param;
-  const Parameter* bias = in_.student_bias.param;
-  if (weight != nullptr) gemm(ctx, true, false, 1.0F, s.dlogits, s.student_hidden, 1.0F, weight->grad);
-  if (bias != nullptr) add_column_sums(ctx, s.dlogits, bias->grad);
+  Parameter* weight = in_.student_weight.param;
+  if (weight != nullptr) {
+    gemm(ctx, true, false, 1.0F, s.dlogits, s.student_hidden, take_grad_factor(*weight), weight->grad);
+  }
+  if (grad_to_add(ctx, in_.student_bias) != nullptr) add_column_sums(ctx, s.dlogits, in_.student_bias.param->grad);
 }
 
 }  // namespace

@@ -66,8 +66,8 @@ Var layer_norm(Graph& g, const Var& x, const Weight& w, const Weight& b, double 
                         .dx = dx.tensor.defined() ? dx.tensor.data<T>() : nullptr,
                         .dx_stride = dx.tensor.row_stride(),
                         .accumulate = dx.accumulate,
-                        .dw = w.trainable() ? w.param->grad.data<float>() : nullptr,
-                        .db = b.trainable() ? b.param->grad.data<float>() : nullptr,
+                        .dw = grad_to_add(ctx, w),
+                        .db = grad_to_add(ctx, b),
                         .partial = partial.defined() ? partial.data<float>() : nullptr});
     });
   });

@@ -9,8 +9,8 @@ namespace {
 
 // The parameter's f32 gradient as a matrix or vector of the weight's shape.
 void backward_weights(Context& ctx, const Tensor& dy, const Tensor& x, const Weight& w, const Weight& bias) {
-  if (w.trainable()) gemm(ctx, true, false, 1.0F, dy, x, 1.0F, w.param->grad);
-  if (bias.trainable()) add_column_sums(ctx, dy, bias.param->grad);
+  if (w.trainable()) gemm(ctx, true, false, 1.0F, dy, x, take_grad_factor(*w.param), w.param->grad);
+  if (grad_to_add(ctx, bias) != nullptr) add_column_sums(ctx, dy, bias.param->grad);
 }
 
 }  // namespace

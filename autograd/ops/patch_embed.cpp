@@ -56,8 +56,6 @@ void forward_cpu(Context& ctx, const PatchGeometry& g, const Tensor& images, con
                                   .y = y.data<float>()});
 }
 
-float* grad_data(const Weight& w) { return w.trainable() ? w.param->grad.data<float>() : nullptr; }
-
 void backward_gpu(Context& ctx, const PatchGeometry& g, const Tensor& images, const Weight& w, const Weight& bias,
                   const Weight& position, const Tensor& dy) {
   if (w.trainable()) {
@@ -65,11 +63,11 @@ void backward_gpu(Context& ctx, const PatchGeometry& g, const Tensor& images, co
     const Tensor dplanes = Tensor::empty(ctx, {g.images, g.width, g.patches()}, DType::f32);
     rows_to_planes_cuda(ctx, g, dy.dtype(), dy.raw(), dy.row_stride(), dplanes.data<float>());
     const Tensor pixels = as_type(ctx, images, DType::f32);
-    patch_filter_grad_cuda(ctx, g, pixels.data<float>(), dplanes.data<float>(), grad_data(w));
+    patch_filter_grad_cuda(ctx, g, pixels.data<float>(), dplanes.data<float>(), grad_to_add(ctx, w));
   }
-  if (bias.trainable()) add_column_sums(ctx, dy, bias.param->grad);
+  if (grad_to_add(ctx, bias) != nullptr) add_column_sums(ctx, dy, bias.param->grad);
   if (position.trainable()) {
-    add_position_grad_cuda(ctx, g, dy.dtype(), dy.raw(), dy.row_stride(), grad_data(position));
+    add_position_grad_cuda(ctx, g, dy.dtype(), dy.raw(), dy.row_stride(), grad_to_add(ctx, position));
   }
 }
 
@@ -85,9 +83,9 @@ void backward_cpu(Context& ctx, const PatchGeometry& g, const Tensor& images, co
                                    .dy_stride = dy.row_stride(),
                                    .pixels = images.data<float>(),
                                    .columns = columns.defined() ? columns.data<float>() : nullptr,
-                                   .dw = grad_data(w),
-                                   .dbias = grad_data(bias),
-                                   .dposition = grad_data(position)});
+                                   .dw = grad_to_add(ctx, w),
+                                   .dbias = grad_to_add(ctx, bias),
+                                   .dposition = grad_to_add(ctx, position)});
 }
 
 }  // namespace

@@ -61,7 +61,7 @@ Var rms_norm(Graph& g, const Var& x, const Weight& w, double eps) {
                         .dx = dx.tensor.defined() ? dx.tensor.data<T>() : nullptr,
                         .dx_stride = dx.tensor.row_stride(),
                         .accumulate = dx.accumulate,
-                        .dw = w.trainable() ? w.param->grad.data<float>() : nullptr,
+                        .dw = grad_to_add(ctx, w),
                         .partial = partial.defined() ? partial.data<float>() : nullptr});
     });
   });

@@ -108,8 +108,6 @@ void set_gradient(Graph& g, const Var& v, Graph::GradSlot& slot, E*& pointer, in
   accumulate = slot.accumulate;
 }
 
-float* weight_gradient(const Weight& weight) { return weight.trainable() ? weight.param->grad.data<float>() : nullptr; }
-
 void backward(Graph& g, const Inputs& in, const Tensor& dy) {
   dispatch_float(kOp, in.x.value().dtype(), [&](auto element) {
     using E = decltype(element);
@@ -121,9 +119,9 @@ void backward(Graph& g, const Inputs& in, const Tensor& dy) {
     set_gradient(g, in.b, db, a.db, a.db_stride, a.db_accumulate);
     set_gradient(g, in.c, dc, a.dc, a.dc_stride, a.dc_accumulate);
     set_gradient(g, in.dt, ddt, a.ddt, a.ddt_stride, a.ddt_accumulate);
-    a.da_log = weight_gradient(in.a_log);
-    a.dd = weight_gradient(in.d);
-    a.ddt_bias = weight_gradient(in.dt_bias);
+    a.da_log = grad_to_add(g.ctx(), in.a_log);
+    a.dd = grad_to_add(g.ctx(), in.d);
+    a.ddt_bias = grad_to_add(g.ctx(), in.dt_bias);
     run_backward(g.ctx(), a, in.x.value().on_gpu());
   });
 }

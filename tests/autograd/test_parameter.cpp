@@ -1,4 +1,7 @@
 // Parameter arenas and the optimizer that walks over them.
+#include <algorithm>
+#include <cmath>
+
 #include "autograd/ops/adamw.h"
 #include "autograd/ops/adamw_cpu.h"
 #include "autograd/parameter.h"
@@ -226,6 +229,49 @@ void check_grad_norm(Context& ctx) {
   ctx.to_device(store.find("A_log")->grad.raw(), &nan, 4);
   EXPECT_TRUE(std::isnan(grad_norm(ctx, store)));
 }
+
+// The arena holds NaN from before the update: large gradients are written by their first contribution, or settled; all
+// others start as zeros.
+void check_fresh(Context& ctx) {
+  ParameterStore store;
+  declare_all(store);
+  store.allocate(ctx, DType::f32);
+  const auto poison = [&] {
+    const std::vector<float> nans(static_cast<size_t>(store.grad().numel()), std::nanf(""));
+    ctx.to_device(store.grad().raw(), nans.data(), store.grad().numel() * 4);
+  };
+  const auto zeros = [&](const std::string& name) {
+    const std::vector<float> values = store.find(name)->grad.to_floats(ctx);
+    return std::all_of(values.begin(), values.end(), [](float v) { return v == 0.0F; });
+  };
+  poison();
+  store.begin_update(ctx, 64);  // proj.weight and conv1d.weight
+  for (const char* name : {"proj.bias", "other.bias", "A_log"}) {
+    EXPECT_TRUE(zeros(name)) << name;
+    EXPECT_EQ(take_grad_factor(*store.find(name)), 1.0F) << name;
+  }
+  EXPECT_FALSE(zeros("proj.weight"));
+  EXPECT_EQ(take_grad_factor(*store.find("proj.weight")), 0.0F);
+  EXPECT_EQ(take_grad_factor(*store.find("proj.weight")), 1.0F);
+  store.settle(ctx, 0, 4);
+  EXPECT_FALSE(zeros("proj.weight")) << "had a contribution";
+  EXPECT_FALSE(zeros("conv1d.weight")) << "is outside the range";
+  store.settle(ctx, 0, store.parameters().size());
+  EXPECT_TRUE(zeros("conv1d.weight"));
+
+  poison();
+  store.begin_update(ctx, 1);
+  EXPECT_EQ(grad_to_add(ctx, Weight()), nullptr);
+  Parameter* p = store.find("proj.weight");
+  EXPECT_EQ(grad_to_add(ctx, {p->value, p}), p->grad.data<float>());
+  EXPECT_TRUE(zeros("proj.weight"));
+  poison();
+  EXPECT_EQ(grad_to_add(ctx, {p->value, p}), p->grad.data<float>());
+  EXPECT_FALSE(zeros("proj.weight")) << "zeroed by the second contribution";
+}
+
+TEST(FreshGradients, FirstContributionWrites) { check_fresh(cpu()); }
+TEST(FreshGradientsCuda, FirstContributionWrites) { check_fresh(*new_cuda()); }
 
 TEST(GradNorm, AgainstDouble) { check_grad_norm(cpu()); }
 TEST(GradNormCuda, AgainstDouble) { check_grad_norm(*new_cuda()); }

@@ -32,9 +32,10 @@ Step run_step(const TinyModels& models, const LossConfig& loss, const MicroBatch
   if (m.student == nullptr) m = models.models();
   m.recompute = recompute;
   Step step;
-  models.store().zero_grad(ctx());
+  begin_poisoned(ctx(), models.store());
   const SplicedRows rows = splice_for(m, batch);
   step.terms = run_micro_batch(ctx(), m, loss, batch, rows, count_rows(rows, loss.positions), true, {}, &step.trace);
+  settle_all(ctx(), models.store());
   step.gradients = gradients(ctx(), models.store());
   return step;
 }
@@ -365,7 +366,7 @@ TEST(ParameterHook, EveryParameterOnceAndComplete) {
     Models m = models.models();
     m.recompute = recompute;
     const std::vector<std::vector<float>> expected = run_step(models, LossConfig(), batch, recompute).gradients;
-    models.store().zero_grad(ctx());
+    begin_poisoned(ctx(), models.store());
     std::map<std::string, std::vector<float>> heard;
     const SplicedRows rows = splice_for(m, batch);
     run_micro_batch(ctx(), m, LossConfig(), batch, rows, count_rows(rows, LossPositions::all), true, [&](Parameter& p) {

@@ -35,10 +35,11 @@ struct Result {
 };
 
 Result run(const TinyModels& models, const LossConfig& loss, const MicroBatch& batch) {
-  models.store().zero_grad(ctx());
+  begin_poisoned(ctx(), models.store());
   const SplicedRows rows = splice_for(models.models(), batch);
   Result out;
   out.terms = run_micro_batch(ctx(), models.models(), loss, batch, rows, count_rows(rows, loss.positions), true);
+  settle_all(ctx(), models.store());
   out.gradients = gradients(ctx(), models.store());
   return out;
 }
@@ -137,7 +138,7 @@ TEST(TiedHead, TheTrainedEmbeddingGetsBothGradients) {
     loss.layer = LayerLossKind::none;
     loss.ce_weight = 1.0;
     const MicroBatch batch = text_batch({0, 9, 17}, {0, 4, 9, 17});
-    weights.store().zero_grad(ctx());
+    begin_poisoned(ctx(), weights.store());
     const SplicedRows rows = splice_for(models, batch);
     std::map<std::string, int> finished;
     run_micro_batch(ctx(), models, loss, batch, rows, count_rows(rows, loss.positions), true,

@@ -118,9 +118,11 @@ class GoldenStep {
 
   void step_losses() {
     StepTrace trace;
-    golden_->student_weights.store().zero_grad(ctx_);
+    const ParameterStore& store = golden_->student_weights.store();
+    store.begin_update(ctx_, 1);
     const LossTerms terms =
         run_micro_batch(ctx_, models_, golden_->loss(), golden_->batch, rows_, counts_, true, {}, &trace);
+    store.settle(ctx_, 0, store.parameters().size());
     expect_loss("loss.kl", terms.logit);
     expect_loss("loss.layer", terms.layer);
     expect_loss("loss.total", terms.total);

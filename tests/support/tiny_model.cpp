@@ -171,4 +171,12 @@ std::vector<std::vector<float>> gradients(Context& ctx, const ParameterStore& st
   return out;
 }
 
+void begin_poisoned(Context& ctx, const ParameterStore& store) {
+  const std::vector<float> nans(static_cast<size_t>(store.grad().numel()), std::nanf(""));
+  ctx.to_device(store.grad().raw(), nans.data(), store.grad().numel() * 4);
+  store.begin_update(ctx, 1);
+}
+
+void settle_all(Context& ctx, const ParameterStore& store) { store.settle(ctx, 0, store.parameters().size()); }
+
 }  // namespace matvlm::testing

@@ -53,4 +53,9 @@ Trainer::Setup tiny_setup(Context& ctx, Comm& host, Comm& device, const TinyMode
 std::vector<std::vector<float>> master_values(Context& ctx, const ParameterStore& store);
 std::vector<std::vector<float>> gradients(Context& ctx, const ParameterStore& store);
 
+// Begins an update with every gradient fresh and NaN: what an op adds to instead of writing it, or nobody settles,
+// shows.
+void begin_poisoned(Context& ctx, const ParameterStore& store);
+void settle_all(Context& ctx, const ParameterStore& store);
+
 }  // namespace matvlm::testing
