@@ -7,7 +7,8 @@
 
 namespace matvlm {
 
-// The arenas, n elements. Segment i is [begin[i], begin[i + 1]) with decay[i], begin[0] = 0, the last one open.
+// The arenas, n elements (a multiple of 4). Segment i is [begin[i], begin[i + 1]) with decay[i], begin[0] = 0, the last
+// one open; begins are multiples of 4.
 struct AdamWArenas {
   int64_t n = 0;
   float* master = nullptr;
