@@ -1,15 +1,79 @@
-// CUDA context: stream, cuBLASLt and cuDNN handles, the device allocator.
+// CUDA context: stream, cuBLASLt and cuDNN handles, the device allocator and the way of host values into its memory.
 #include <cudnn.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
 
 #include "core/cuda_context.h"
 
 namespace matvlm {
 namespace {
 
+// Pinned memory that uploads pass through, so that neither they nor the host wait for the stream: the values are copied
+// here, the device fetches them when the stream comes to it. A ring of segments, each free again once the stream has
+// passed what was sent from it. Memory and events are there from the first upload on.
+class UploadRing {
+ public:
+  UploadRing() = default;
+  ~UploadRing() {
+    for (cudaEvent_t event : passed_) {
+      if (event != nullptr) cudaEventDestroy(event);
+    }
+    if (memory_ != nullptr) cudaFreeHost(memory_);
+  }
+  UploadRing(const UploadRing&) = delete;
+  UploadRing& operator=(const UploadRing&) = delete;
+
+  void copy(void* dst, const void* host, int64_t bytes, cudaStream_t stream) {
+    if (memory_ == nullptr) create();
+    auto* to = static_cast<char*>(dst);
+    const auto* from = static_cast<const char*>(host);
+    while (bytes > 0) {
+      if (used_ >= kSegmentBytes) next(stream);
+      const int64_t n = std::min(bytes, kSegmentBytes - used_);
+      char* place = memory_ + segment_ * kSegmentBytes + used_;
+      std::memcpy(place, from, static_cast<size_t>(n));
+      MATVLM_CUDA_CHECK(cudaMemcpyAsync(to, place, static_cast<size_t>(n), cudaMemcpyHostToDevice, stream));
+      used_ += (n + kAlignment - 1) / kAlignment * kAlignment;
+      to += n;
+      from += n;
+      bytes -= n;
+    }
+  }
+
+ private:
+  static constexpr int64_t kSegments = 16;
+  static constexpr int64_t kSegmentBytes = 1 << 20;
+  static constexpr int64_t kAlignment = 64;
+
+  void create() {
+    for (cudaEvent_t& event : passed_) {
+      MATVLM_CUDA_CHECK(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+    }
+    void* memory = nullptr;
+    MATVLM_CUDA_CHECK(cudaHostAlloc(&memory, static_cast<size_t>(kSegments * kSegmentBytes), cudaHostAllocDefault));
+    memory_ = static_cast<char*>(memory);
+  }
+  void next(cudaStream_t stream) {
+    MATVLM_CUDA_CHECK(cudaEventRecord(passed_[static_cast<size_t>(segment_)], stream));
+    segment_ = (segment_ + 1) % kSegments;
+    used_ = 0;
+    // Returns at once for a segment that was never sent.
+    MATVLM_CUDA_CHECK(cudaEventSynchronize(passed_[static_cast<size_t>(segment_)]));
+  }
+
+  char* memory_ = nullptr;
+  std::array<cudaEvent_t, kSegments> passed_{};
+  int64_t segment_ = 0;
+  int64_t used_ = 0;  // bytes of the segment
+};
+
 class CudaAllocator final : public Allocator {
  public:
   explicit CudaAllocator(int index) : index_(index) {}
   ~CudaAllocator() override { free_all(); }
+  UploadRing& uploads() { return uploads_; }
 
  protected:
   void* raw_allocate(int64_t bytes) override {
@@ -23,6 +87,7 @@ class CudaAllocator final : public Allocator {
 
  private:
   int index_;
+  UploadRing uploads_;
 };
 
 // The device must be current before the allocator or any member touches CUDA.
@@ -90,9 +155,7 @@ void CudaContext::copy_2d(void* dst, int64_t dst_pitch, const void* src, int64_t
 
 void CudaContext::to_device(void* dst, const void* host, int64_t bytes) {
   if (bytes <= 0) return;
-  MATVLM_CUDA_CHECK(cudaMemcpyAsync(dst, host, static_cast<size_t>(bytes), cudaMemcpyHostToDevice, stream_));
-  // Pageable memory may still be read after the call returns only if it is pinned; wait so that the caller may free it.
-  synchronize();
+  static_cast<CudaAllocator&>(*allocator()).uploads().copy(dst, host, bytes, stream_);
 }
 
 void CudaContext::to_host(void* host, const void* src, int64_t bytes) {

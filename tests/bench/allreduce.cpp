@@ -62,6 +62,7 @@ struct Bench {
     const std::vector<float> own(static_cast<size_t>(n), static_cast<float>(comm.rank() + 1));
     float* ends[] = {values.data(), values.data() + (static_cast<int64_t>(values.size()) - n)};
     for (float* end : ends) ctx.to_device(end, own.data(), n * 4);
+    ctx.synchronize();
     sum(values, values.size());
     const float expected = static_cast<float>(comm.size()) * static_cast<float>(comm.size() + 1) / 2;
     for (float* end : ends) {

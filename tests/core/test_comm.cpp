@@ -117,6 +117,7 @@ class NcclCommCuda : public ::testing::Test {
     const auto bytes = static_cast<int64_t>(values.size() * sizeof(T));
     const Tensor buffer = Tensor::empty(*context_, {bytes}, DType::u8);
     context_->to_device(buffer.raw(), values.data(), bytes);
+    context_->synchronize();  // `action` may name no stream
     action(std::span<T>(static_cast<T*>(buffer.raw()), values.size()));
     std::vector<T> result(values.size());
     context_->to_host(result.data(), buffer.raw(), bytes);

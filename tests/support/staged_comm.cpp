@@ -23,6 +23,7 @@ class Staged {
         bytes_(bytes_of(count, type)),
         tensor_(Tensor::zeros(ctx, {std::max<int64_t>(bytes_, 1)}, DType::u8)) {
     if (bytes_ > 0) ctx.to_device(tensor_.raw(), host, bytes_);
+    ctx.synchronize();  // the collective may name no stream
   }
   void* data() const { return tensor_.raw(); }
   void back(void* host) const {
