@@ -81,4 +81,14 @@ if(MATVLM_PYTHON)
       $<TARGET_FILE:tokenizer_main> ${CMAKE_CURRENT_SOURCE_DIR}/golden/tokenizer/pcre2 --texts 20000)
     set_tests_properties(data.tokenizer_peer_pcre2 PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 600)
   endif()
+  # The benchmarks' scripts, with small sizes on the CPU: that they work, not how fast anything is.
+  set(bench ${CMAKE_CURRENT_SOURCE_DIR}/bench)
+  add_test(NAME bench.curves COMMAND ${MATVLM_PYTHON} ${bench}/curves --program $<TARGET_FILE:matvlm> --device cpu --tiny
+    --updates 10 --samples 32 --out ${CMAKE_CURRENT_BINARY_DIR}/curves)
+  add_test(NAME bench.sweep_step COMMAND ${MATVLM_PYTHON} ${bench}/sweep_step.py --program $<TARGET_FILE:matvlm>
+    --config ${bench}/sweep-test.yaml --out ${CMAKE_CURRENT_BINARY_DIR}/sweep --lengths 16 32 --tokens 32
+    --shares 0 0.25 1 --updates 1)
+  add_test(NAME bench.peer_step COMMAND ${MATVLM_PYTHON} ${bench}/peer_step.py --tiny --batch 2 --length 24 --updates 1)
+  set_tests_properties(bench.curves bench.sweep_step bench.peer_step PROPERTIES TIMEOUT 600
+    ENVIRONMENT OMP_WAIT_POLICY=passive SKIP_REGULAR_EXPRESSION "no module torch")
 endif()
