@@ -93,7 +93,10 @@ std::vector<std::vector<int32_t>> generate_tokens(Context& ctx, const Vlm& model
     SplicedRows next;
     next.cu.push_back(0);
     for (size_t i = 0; i < active.size(); ++i) {
-      if (ends(options, tokens[i]) || state.length(active[i]) >= state.capacity()) continue;
+      if (ends(options, tokens[i]) || state.length(active[i]) >= state.capacity()) {
+        state.reset(ctx, active[i]);  // its memory is free for the others
+        continue;
+      }
       answers[static_cast<size_t>(active[i])].push_back(tokens[i]);
       if (on_token) on_token(active[i], tokens[i]);
       still.push_back(active[i]);

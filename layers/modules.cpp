@@ -82,9 +82,8 @@ Var run_attention(Graph& g, const AttentionMixer& m, const Var& x, const Pass& p
                              1.0 / std::sqrt(static_cast<double>(m.head_dim))};
   Var mixed;
   if (pass.state != nullptr) {
-    KvCache& cache = pass.state->layer(layer).kv;
-    kv_append(g.ctx(), cache, k.value(), v.value(), pass.lens, pass.slots);
-    mixed = g.constant(attention_cached(g.ctx(), shape, q.value(), cache, pass.lens, pass.slots));
+    const int64_t kv_layer = pass.state->layer(layer).kv_layer;
+    mixed = g.constant(attention_cached(g.ctx(), shape, pass.state->kv(), kv_layer, q.value(), k.value(), v.value()));
   } else {
     mixed = attention(g, shape, q, k, v, pass.lens);
   }

@@ -30,7 +30,8 @@ Pass start_pass(Context& ctx, std::vector<int64_t> cu, const std::vector<int64_t
 
 }  // namespace
 
-DecodeState::DecodeState(Context& ctx, const ModelConfig& config, DType dtype, int64_t slots, int64_t capacity)
+DecodeState::DecodeState(Context& ctx, const ModelConfig& config, DType dtype, int64_t slots, int64_t capacity,
+                         const KvPages& pages)
     : config_(config),
       capacity_(capacity),
       layers_(static_cast<size_t>(config.text.layers)),
@@ -40,18 +41,17 @@ DecodeState::DecodeState(Context& ctx, const ModelConfig& config, DType dtype, i
   check(slots > 0 && capacity > 0, "[decode] found ", slots, " slots of ", capacity,
         " tokens, expected positive sizes");
   const TextConfig& c = config.text;
+  int64_t attention_layers = 0;
   for (int64_t i = 0; i < c.layers; ++i) {
     LayerState& s = layers_[static_cast<size_t>(i)];
     if (config.mamba.contains(i)) {
       s.conv = Tensor::zeros(ctx, {slots, config.mamba.conv_width - 1, mamba_channels(c)}, dtype);
       s.ssm = Tensor::zeros(ctx, {slots, c.heads, c.head_dim, c.head_dim}, DType::f32);
     } else {
-      s.kv.k = Tensor::empty(ctx, {slots, capacity, c.kv_heads * c.head_dim}, dtype);
-      s.kv.v = Tensor::empty(ctx, {slots, capacity, c.kv_heads * c.head_dim}, dtype);
-      s.kv.capacity = capacity;
-      s.kv.length.assign(static_cast<size_t>(slots), 0);
+      s.kv_layer = attention_layers++;
     }
   }
+  if (attention_layers > 0) kv_ = KvCache({attention_layers, slots, capacity, c.kv_heads * c.head_dim}, dtype, pages);
 }
 
 void DecodeState::reset(Context& ctx, int64_t slot) {
@@ -60,13 +60,11 @@ void DecodeState::reset(Context& ctx, int64_t slot) {
   length_[s] = 0;
   last_count_[s] = 0;
   for (LayerState& layer : layers_) {
-    if (layer.conv.defined()) {
-      layer.conv.slice_rows(slot, slot + 1).zero(ctx);
-      layer.ssm.slice_rows(slot, slot + 1).zero(ctx);
-    } else {
-      layer.kv.length[s] = 0;
-    }
+    if (!layer.conv.defined()) continue;
+    layer.conv.slice_rows(slot, slot + 1).zero(ctx);
+    layer.ssm.slice_rows(slot, slot + 1).zero(ctx);
   }
+  kv_.truncate(slot, 0);
 }
 
 void DecodeState::begin_pass(Context& ctx, const Seqlens& lens, const std::vector<int64_t>& slots, bool keep_states) {
@@ -79,6 +77,7 @@ void DecodeState::begin_pass(Context& ctx, const Seqlens& lens, const std::vecto
     check(length(slot) + lens.length(b) <= capacity_, "[decode] slot ", slot, ": found ", length(slot) + lens.length(b),
           " tokens, expected at most ", capacity_);
   }
+  kv_.begin_pass(ctx, lens, slots);
   pass_slots_ = slots;
   pass_cu_ = lens.cu;
   kept_ = keep_states;
@@ -94,6 +93,7 @@ void DecodeState::begin_pass(Context& ctx, const Seqlens& lens, const std::vecto
 }
 
 void DecodeState::end_pass() {
+  kv_.end_pass();
   std::fill(last_count_.begin(), last_count_.end(), 0);
   for (size_t b = 0; b < pass_slots_.size(); ++b) {
     const auto slot = static_cast<size_t>(pass_slots_[b]);
@@ -112,9 +112,8 @@ void DecodeState::rollback(Context& ctx, int64_t slot, int64_t tokens) {
   if (tokens == 0) return;
   const int64_t kept = last_count_[s] - tokens;
   for (LayerState& layer : layers_) {
-    if (!layer.conv.defined()) {
-      layer.kv.length[s] -= tokens;
-    } else if (kept == 0) {
+    if (!layer.conv.defined()) continue;
+    if (kept == 0) {
       copy_slot(ctx, layer.conv_before, slot, layer.conv, slot);
       copy_slot(ctx, layer.ssm_before, slot, layer.ssm, slot);
     } else {
@@ -123,6 +122,7 @@ void DecodeState::rollback(Context& ctx, int64_t slot, int64_t tokens) {
     }
   }
   length_[s] -= tokens;
+  kv_.truncate(slot, length_[s]);
   last_count_[s] = kept;
 }
 

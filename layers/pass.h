@@ -12,12 +12,13 @@
 
 namespace matvlm {
 
-// State of one layer for S slots. Attention layers use kv, Mamba layers the rest.
+// State of one layer for S slots. Keys and values of the attention layers lie in DecodeState::kv, the rest is of Mamba
+// layers.
 struct LayerState {
-  KvCache kv;
-  Tensor conv;        // [S, conv_width - 1, channels]
-  Tensor ssm;         // f32 [S, H, P, N]
-  Tensor conv_every;  // [T, ...] and [T, ...]: after each token of the last step, for rolling back
+  int64_t kv_layer = -1;  // number among the attention layers, -1 for Mamba
+  Tensor conv;            // [S, conv_width - 1, channels]
+  Tensor ssm;             // f32 [S, H, P, N]
+  Tensor conv_every;      // [T, ...] and [T, ...]: after each token of the last step, for rolling back
   Tensor ssm_every;
   Tensor conv_before;  // the state before the last step
   Tensor ssm_before;
@@ -27,10 +28,12 @@ struct LayerState {
 // takes back the last k tokens of a slot, as far as the last pass that kept its states reaches.
 class DecodeState {
  public:
-  // capacity: tokens a slot can hold, image tokens included.
-  DecodeState(Context& ctx, const ModelConfig& config, DType dtype, int64_t slots, int64_t capacity);
+  // capacity: tokens a slot can hold, image tokens included. Keys and values take memory as tokens come.
+  DecodeState(Context& ctx, const ModelConfig& config, DType dtype, int64_t slots, int64_t capacity,
+              const KvPages& pages = {});
 
   LayerState& layer(int64_t i) { return layers_[static_cast<size_t>(i)]; }
+  const KvCache& kv() const { return kv_; }
   int64_t length(int64_t slot) const { return length_[static_cast<size_t>(slot)]; }
   int64_t capacity() const { return capacity_; }
   int64_t slots() const { return static_cast<int64_t>(length_.size()); }
@@ -48,6 +51,7 @@ class DecodeState {
   const ModelConfig config_;
   int64_t capacity_;
   std::vector<LayerState> layers_;
+  KvCache kv_;
   std::vector<int64_t> length_;
   // The last pass, for roll-back: per slot where its tokens start in `every` and how many may still be taken back.
   std::vector<int64_t> last_begin_, last_count_;

@@ -2,9 +2,17 @@
 #include <type_traits>
 
 #include "autograd/ops/attention_device.h"
+#include "autograd/ops/attention_pages.h"
 #include "core/cuda_context.h"
 
 namespace matvlm {
+namespace attention_kernels {
+
+// As forward_decode, over pages. attention_decode.cu
+template <int kDim>
+void forward_decode_paged(Context& ctx, const Bf16Forward& args, const AttentionPages& pages);
+
+}  // namespace attention_kernels
 namespace {
 
 using namespace attention_kernels;
@@ -24,7 +32,8 @@ bool aligned(const bf16* data, int64_t stride) {
 }
 
 // Few queries against many keys: what counts is that all of the GPU reads keys and values.
-bool is_decode(const AttentionRanges& r) { return r.longest_q <= 16 && r.longest_k >= 128; }
+constexpr int64_t kDecodeQueries = 16;
+bool is_decode(const AttentionRanges& r) { return r.longest_q <= kDecodeQueries && r.longest_k >= 128; }
 
 // Few queries leave most of a tile of 64 rows empty, and narrow heads most of a product.
 bool on_hopper(Context& ctx, const Bf16Forward& a) {
@@ -64,6 +73,18 @@ void attention_forward_cuda(Context& ctx, const AttentionForwardArgs<bf16, float
     }
     forward_mma<kWidth>(ctx, args);
   });
+}
+
+bool decode_paged_fits(Context& ctx, const AttentionShape& shape, DType dtype, int64_t longest_q,
+                       const AttentionPages& pages) {
+  return dtype == DType::bf16 && on_tensor_cores(ctx, shape) && longest_q <= kDecodeQueries &&
+         (pages.rows % 16 == 0 || pages.width == 1);
+}
+
+void decode_paged_cuda(Context& ctx, const AttentionForwardArgs<bf16, float>& args, const AttentionPages& pages) {
+  check_head_dim(args.shape);
+  dispatch_width(args.shape.head_dim,
+                 [&](auto width) { forward_decode_paged<decltype(width)::value>(ctx, args, pages); });
 }
 
 template <>

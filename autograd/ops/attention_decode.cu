@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "autograd/ops/attention_mma.cuh"
+#include "autograd/ops/attention_pages.h"
 
 namespace matvlm::attention_kernels {
 namespace {
@@ -16,6 +17,7 @@ constexpr int kStepKeys = kDecodeKeys * kDecodeWarps;  // of a block's step
 
 struct Decode {
   Bf16Forward args;
+  AttentionPages pages;  // kPaged only
   bool k_vectors, v_vectors;
   int splits;
   int row_tiles;
@@ -45,6 +47,27 @@ struct DecodeSequence {
   // Keys that a row sees; rows past the end count as the last.
   __device__ int64_t visible(int64_t row) const { return causal ? min(keys, keys - queries + row / group + 1) : keys; }
 };
+
+// The keys of one head of a sequence from `key` on, and the values; in pages, a tile of 16 lies in one of them.
+struct DecodeTile {
+  HeadRows k, v;
+};
+template <bool kPaged>
+__device__ DecodeTile decode_tile(const Decode& d, const DecodeSequence& sequence, int64_t column, int64_t key) {
+  const Bf16Forward& a = d.args;
+  if constexpr (kPaged) {
+    const unsigned rows = static_cast<unsigned>(d.pages.rows);
+    const unsigned page = static_cast<unsigned>(key) / rows;
+    const unsigned row = static_cast<unsigned>(key) - page * rows;
+    const bf16* at = reinterpret_cast<const bf16*>(d.pages.table[blockIdx.z * d.pages.width + page]) + column;
+    return {{at + d.pages.k_offset + row * a.k_stride, a.k_stride, d.k_vectors},
+            {at + d.pages.v_offset + row * a.v_stride, a.v_stride, d.v_vectors}};
+  } else {
+    const int64_t row = sequence.k_begin + key;
+    return {{a.k + row * a.k_stride + column, a.k_stride, d.k_vectors},
+            {a.v + row * a.v_stride + column, a.v_stride, d.v_vectors}};
+  }
+}
 
 // One warp's running softmax over its tiles; two rows a thread, lane / 4 and 8 more.
 template <int kDim>
@@ -126,7 +149,7 @@ __device__ inline float part_weight(float max, float sum, float common, float fa
   return mma::exp2_approx((max - common) * factor);
 }
 
-template <int kDim>
+template <int kDim, bool kPaged>
 __global__ void __launch_bounds__(kMmaThreads, 3) decode_kernel(Decode d) {
   extern __shared__ uint4 mma_shared[];
   using Tile = mma::Tile<kDim>;
@@ -164,13 +187,12 @@ __global__ void __launch_bounds__(kMmaThreads, 3) decode_kernel(Decode d) {
   const int64_t share = (steps + d.splits - 1) / d.splits * kStepKeys;
   const int64_t begin = blockIdx.x * share;
   const int64_t end = min(sequence.keys, begin + share);
-  const HeadRows k{a.k + sequence.k_begin * a.k_stride + kv * p, a.k_stride, d.k_vectors};
-  const HeadRows v{a.v + sequence.k_begin * a.v_stride + kv * p, a.v_stride, d.v_vectors};
   bf16* tiles = q_tile + kTile + warp * 4 * kTile;  // two stages of k and v
   const auto load_stage = [&](int64_t key, int stage) {
     bf16* tile = tiles + stage * 2 * kTile;
-    load_rows<kDecodeKeys, kDim, 32>(tile, k.from(key), end - key, p, lane);
-    load_rows<kDecodeKeys, kDim, 32>(tile + kTile, v.from(key), end - key, p, lane);
+    const DecodeTile from = decode_tile<kPaged>(d, sequence, kv * p, key);
+    load_rows<kDecodeKeys, kDim, 32>(tile, from.k, end - key, p, lane);
+    load_rows<kDecodeKeys, kDim, 32>(tile + kTile, from.v, end - key, p, lane);
   };
   DecodeState<kDim> state;
   const int64_t start = begin + warp * kDecodeKeys;
@@ -254,17 +276,12 @@ __global__ void __launch_bounds__(kMmaThreads) combine_kernel(Decode d) {
   }
 }
 
-}  // namespace
-
-template <int kDim>
-void forward_decode(Context& ctx, const Bf16Forward& args) {
-  const AttentionShape& shape = args.shape;
-  const AttentionRanges& r = args.ranges;
+// d.args, d.pages and the alignment are there; the rest follows.
+template <int kDim, bool kPaged>
+void launch_decode(Context& ctx, Decode d) {
+  const AttentionShape& shape = d.args.shape;
+  const AttentionRanges& r = d.args.ranges;
   const int64_t group = shape.heads / shape.kv_heads;
-  Decode d;
-  d.args = args;
-  d.k_vectors = aligned_heads(args.k, args.k_stride, shape.head_dim, 8);
-  d.v_vectors = aligned_heads(args.v, args.v_stride, shape.head_dim, 8);
   d.row_tiles = static_cast<int>((r.longest_q * group + kDecodeRows - 1) / kDecodeRows);
   if (r.batch == 0 || d.row_tiles == 0) return;
   // Enough blocks for every multiprocessor to have several, but at least four steps of keys each.
@@ -277,14 +294,44 @@ void forward_decode(Context& ctx, const Bf16Forward& args) {
   const dim3 grid = attention_grid(r, d.splits, 1, shape.kv_heads * d.row_tiles);
   constexpr int64_t kTiles = (1 + 4 * kDecodeWarps) * mma::Tile<kDim>::elements(kDecodeKeys);
   static_assert(kTiles * 2 >= kDecodeWarps * kWarpPart<kDim> * 4);
-  launch_mma(ctx, decode_kernel<kDim>, grid, kTiles, 0, d);
+  launch_mma(ctx, decode_kernel<kDim, kPaged>, grid, kTiles, 0, d);
   const dim3 rows = attention_grid(r, r.longest_q * group, kDecodeWarps, shape.kv_heads);
   launch_mma(ctx, combine_kernel, rows, 0, 0, d);
+}
+
+}  // namespace
+
+template <int kDim>
+void forward_decode(Context& ctx, const Bf16Forward& args) {
+  Decode d{};
+  d.args = args;
+  d.k_vectors = aligned_heads(args.k, args.k_stride, args.shape.head_dim, 8);
+  d.v_vectors = aligned_heads(args.v, args.v_stride, args.shape.head_dim, 8);
+  launch_decode<kDim, false>(ctx, d);
 }
 template void forward_decode<32>(Context&, const Bf16Forward&);
 template void forward_decode<64>(Context&, const Bf16Forward&);
 template void forward_decode<80>(Context&, const Bf16Forward&);
 template void forward_decode<96>(Context&, const Bf16Forward&);
 template void forward_decode<128>(Context&, const Bf16Forward&);
+
+template <int kDim>
+void forward_decode_paged(Context& ctx, const Bf16Forward& args, const AttentionPages& pages) {
+  Decode d{};
+  d.args = args;
+  d.pages = pages;
+  // Pages start at multiples of 256 bytes.
+  const auto vectors = [&](int64_t offset, int64_t stride) {
+    return offset % 8 == 0 && stride % 8 == 0 && args.shape.head_dim % 8 == 0;
+  };
+  d.k_vectors = vectors(pages.k_offset, args.k_stride);
+  d.v_vectors = vectors(pages.v_offset, args.v_stride);
+  launch_decode<kDim, true>(ctx, d);
+}
+template void forward_decode_paged<32>(Context&, const Bf16Forward&, const AttentionPages&);
+template void forward_decode_paged<64>(Context&, const Bf16Forward&, const AttentionPages&);
+template void forward_decode_paged<80>(Context&, const Bf16Forward&, const AttentionPages&);
+template void forward_decode_paged<96>(Context&, const Bf16Forward&, const AttentionPages&);
+template void forward_decode_paged<128>(Context&, const Bf16Forward&, const AttentionPages&);
 
 }  // namespace matvlm::attention_kernels

@@ -1,10 +1,9 @@
-// Attention on the CPU: against a direct sum, float against double, backward against complex step, the node, the cache.
+// Attention on the CPU: against a direct sum, float against double, backward against complex step, the node.
 #include <gtest/gtest.h>
 
 #include <complex>
 
 #include "autograd/ops/attention_rows.h"
-#include "autograd/ops/kv_cache.h"
 #include "tests/autograd/attention_cases.h"
 
 namespace matvlm {
@@ -203,80 +202,6 @@ TEST(AttentionRows, ExpWithinTwoUlp) {
   EXPECT_TRUE(std::isnan(exp_nonpositive(std::numeric_limits<float>::quiet_NaN())));
 }
 
-// ---- cache ----
-
-// Two sequences in slots 2 and 0 of a cache of 3, fed in pieces; every piece must equal the same rows of the full pass.
-class CachedDecode {
- public:
-  CachedDecode(Context& ctx, const AttentionCase& c, DType dtype, double tolerance)
-      : ctx_(ctx),
-        case_(c),
-        dtype_(dtype),
-        tolerance_(tolerance),
-        x_(attention_values(c, dtype)),
-        full_(raw_forward<double>(c, x_.q, x_.k, x_.v)),
-        starts_(c.cu()),
-        cache_(make_kv_cache(ctx, 3, c.longest(), c.kv_width(), dtype)) {}
-
-  // Appends the next counts[b] tokens of the sequences.
-  void feed(const std::vector<int64_t>& counts) {
-    const SeqlensPtr lens = make_seqlens(ctx_, {0, counts[0], counts[0] + counts[1]});
-    const Tensor q = device_rows(x_.q, counts, case_.width());
-    const Tensor k = device_rows(x_.k, counts, case_.kv_width());
-    const Tensor v = device_rows(x_.v, counts, case_.kv_width());
-    kv_append(ctx_, cache_, k, v, lens, slots_);
-    const Tensor out = attention_cached(ctx_, case_.shape(), q, cache_, lens, slots_);
-    expect_within_rounding(out.to_floats(ctx_), next_rows(full_, counts, case_.width()), dtype_,
-                           cat(counts[0], ", ", counts[1], " tokens"), tolerance_);
-    for (size_t b = 0; b < 2; ++b) done_[b] += counts[b];
-  }
-  void roll_back(int64_t tokens) {
-    for (size_t b = 0; b < 2; ++b) {
-      cache_.length[static_cast<size_t>(slots_[b])] -= tokens;
-      done_[b] -= tokens;
-    }
-  }
-  void run() {
-    feed({66, 1});  // a prompt of several tiles beside a single token
-    feed({1, 1});
-    feed({5, 0});  // several tokens, and a sequence that waits
-    feed({0, 40});
-    roll_back(3);
-    feed({2, 9});
-    feed({1, 1});
-    EXPECT_EQ(cache_.length, (std::vector<int64_t>{done_[1], 0, done_[0]}));
-  }
-
- private:
-  std::vector<double> next_rows(const std::vector<double>& x, const std::vector<int64_t>& counts, int64_t width) const {
-    std::vector<double> rows;
-    for (size_t b = 0; b < 2; ++b) {
-      const auto first = x.begin() + (starts_[b] + done_[b]) * width;
-      rows.insert(rows.end(), first, first + counts[b] * width);
-    }
-    return rows;
-  }
-  Tensor device_rows(const std::vector<double>& x, const std::vector<int64_t>& counts, int64_t width) const {
-    return Tensor::from_floats(ctx_, convert<float>(next_rows(x, counts, width)), {counts[0] + counts[1], width},
-                               dtype_);
-  }
-
-  Context& ctx_;
-  AttentionCase case_;
-  DType dtype_;
-  double tolerance_;
-  AttentionValues x_;
-  std::vector<double> full_;
-  std::vector<int64_t> starts_;
-  std::vector<int64_t> slots_ = {2, 0};
-  std::vector<int64_t> done_ = {0, 0};
-  KvCache cache_;
-};
-
-const AttentionCase kCachedCase = {"cache", {90, 70}, 4, 2, 16, true};
-
-TEST(KvCache, DecodeEqualsFullForward) { CachedDecode(cpu(), kCachedCase, DType::f32, kFloatTolerance).run(); }
-
 std::string error_of(const std::function<void()>& f) {
   try {
     f();
@@ -284,38 +209,6 @@ std::string error_of(const std::function<void()>& f) {
     return e.what();
   }
   return "no error";
-}
-
-TEST(KvCache, Errors) {
-  KvCache cache = make_kv_cache(cpu(), 2, 4, 8, DType::f32);
-  const Tensor three = Tensor::zeros(cpu(), {3, 8}, DType::f32);
-  const SeqlensPtr one = make_seqlens(cpu(), {0, 3});
-  kv_append(cpu(), cache, three, three, one, {1});
-  EXPECT_EQ(error_of([&] { kv_append(cpu(), cache, three, three, one, {1}); }),
-            "[kv_append] slot 1: found 3 + 3 tokens, expected at most its capacity 4");
-  EXPECT_EQ(cache.length, (std::vector<int64_t>{0, 3}));
-  EXPECT_EQ(error_of([&] { kv_append(cpu(), cache, three, three, one, {2}); }),
-            "[kv_append] slot: found 2, expected 0 to 1");
-  EXPECT_EQ(error_of([&] {
-              kv_append(cpu(), cache, three, three, make_seqlens(cpu(), {0, 1, 3}), {0, 0});
-            }),
-            "[kv_append] slot 0 is named twice");
-  EXPECT_EQ(error_of([&] {
-              kv_append(cpu(), cache, three, three, one, {0, 1});
-            }),
-            "[kv_append] found 2 slots for 1 sequences");
-  EXPECT_EQ(error_of([&] { kv_append(cpu(), cache, three.slice_cols(0, 4), three, one, {0}); }),
-            "[kv_append] k: found [3, 4], expected [3, 8]");
-  const AttentionShape shape{2, 1, 8, true, 1.0};
-  const Tensor q = Tensor::zeros(cpu(), {3, 16}, DType::f32);
-  EXPECT_EQ(error_of([&] { attention_cached(cpu(), shape, q, cache, one, {0}); }),
-            "[attention_cached] slot 0: found 3 queries over 0 stored tokens");
-  EXPECT_EQ(error_of([&] {
-              attention_cached(cpu(), {2, 1, 8, false, 1.0}, q, cache, one, {1});
-            }),
-            "[attention_cached] found full attention, expected causal");
-  EXPECT_EQ(error_of([&] { make_kv_cache(cpu(), 2, 0, 8, DType::f32); }),
-            "[kv_cache] found 2 slots of 0 rows of 8 columns, expected positive numbers");
 }
 
 TEST(AttentionNode, Errors) {
@@ -403,12 +296,6 @@ TEST(AttentionCudaNode, LargeLogits) {
                                          std::pair{&found.dk, &exact.dk}, std::pair{&found.dv, &exact.dv}}) {
     EXPECT_LE(relative_error(*result, *expected), 2e-3);  // as on the CPU
   }
-}
-
-TEST(AttentionCudaNode, DecodeEqualsFullForward) {
-  const std::unique_ptr<Context> ctx = new_cuda();
-  CachedDecode(*ctx, kCachedCase, DType::f32, kCudaFloatTolerance).run();
-  CachedDecode(*ctx, kCachedCase, DType::bf16, kCudaFloatTolerance).run();
 }
 
 TEST(AttentionCudaNode, HeadWidthError) {

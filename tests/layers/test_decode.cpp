@@ -50,9 +50,9 @@ Ids random_ids(int64_t n, uint64_t stream) {
 class Decoder {
  public:
   explicit Decoder(int64_t slots = 3, int64_t capacity = 40, const StudentConfig& student = tiny_student(),
-                   int64_t kv_heads = 2)
+                   int64_t kv_heads = 2, const KvPages& pages = {})
       : models_(make_tiny_models(ctx(), student, kv_heads)),
-        state(ctx(), models_->student_config, DType::f32, slots, capacity) {}
+        state(ctx(), models_->student_config, DType::f32, slots, capacity, pages) {}
 
   // Appends the pieces in one pass and compares their hidden states with a full pass over everything the slots hold.
   void feed(const std::vector<Piece>& pieces, bool keep = false) {
@@ -71,6 +71,7 @@ class Decoder {
       EXPECT_EQ(state.length(p.slot), static_cast<int64_t>(all.size()));
     }
     EXPECT_LE(relative_error(found, expected), kTolerance);
+    outputs.insert(outputs.end(), found.begin(), found.end());
   }
   void rollback(int64_t slot, int64_t tokens) {
     state.rollback(ctx(), slot, tokens);
@@ -98,6 +99,7 @@ class Decoder {
  public:
   DecodeState state;
   std::map<int64_t, Ids> held;
+  std::vector<float> outputs;  // of all passes
 };
 
 TEST(Decode, PromptThenTokenByToken) {
@@ -202,6 +204,42 @@ TEST(Decode, AResetSlotStartsAfresh) {
   d.feed({{1, random_ids(1, 3)}, {0, random_ids(2, 4)}});
   d.feed({{0, random_ids(1, 5)}, {1, random_ids(1, 6)}});
   EXPECT_EQ(error_of([&] { d.state.reset(ctx(), 2); }), "[decode] slot 2 of 2");
+}
+
+// Interleaved slots, roll-back, reset and another sequence in the freed pages: hidden states bit for bit as with one
+// page a slot.
+TEST(Decode, PagesGiveTheBitsOfOnePage) {
+  const auto outputs = [](int64_t page_tokens) {
+    Decoder d(3, 40, tiny_student(), 2, {page_tokens, 0});
+    d.feed({{2, random_ids(9, 1)}, {0, random_ids(3, 2)}});
+    for (uint64_t i = 0; i < 6; ++i) d.feed({{0, random_ids(1, 10 + i)}, {2, random_ids(2, 20 + i)}});
+    d.feed({{2, random_ids(5, 3)}, {1, random_ids(7, 4)}}, true);
+    d.rollback(2, 4);
+    d.reset(0);
+    d.feed({{0, random_ids(11, 5)}, {2, random_ids(1, 6)}});
+    d.feed({{1, random_ids(3, 7)}, {0, random_ids(1, 8)}, {2, random_ids(1, 9)}});
+    return d.outputs;
+  };
+  const std::vector<float> contiguous = outputs(40);
+  for (const int64_t page_tokens : {1, 4, 16}) EXPECT_EQ(outputs(page_tokens), contiguous) << page_tokens;
+}
+
+TEST(Decode, PagesAreThoseOfWhatIsStored) {
+  Decoder d(3, 40, tiny_student(), 2, {4, 6});
+  EXPECT_EQ(d.state.kv().pages_in_use(), 0);
+  d.feed({{0, random_ids(9, 1)}, {1, random_ids(4, 2)}}, true);
+  EXPECT_EQ(d.state.kv().pages_in_use(), 4);
+  d.rollback(0, 1);
+  EXPECT_EQ(d.state.kv().pages_in_use(), 3);
+  d.feed({{0, random_ids(7, 3)}, {1, random_ids(1, 4)}});
+  EXPECT_EQ(d.state.kv().pages_in_use(), 6);
+  EXPECT_EQ(error_of([&] {
+              make_decode_pass(ctx(), {0, 1, 3}, d.state, {0, 2});
+            }),
+            "[kv_cache] found 6 pages of 4 tokens in use and 1 more wanted, expected at most 6");
+  d.reset(1);
+  EXPECT_EQ(d.state.kv().pages_in_use(), 4);
+  d.feed({{2, random_ids(2, 5)}, {0, random_ids(1, 6)}});
 }
 
 TEST(Decode, LimitsAreErrorsThatChangeNothing) {
