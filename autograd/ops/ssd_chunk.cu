@@ -209,16 +209,27 @@ Split split_sequences(Context& ctx, const SsdArgs<bf16, float>& a) {
   return split;
 }
 
-// Heads that a block of the backward pass takes: as many as share a group and leave enough blocks.
+// Heads that a block of the backward pass takes: of those that share a group as many as let the blocks, one to a
+// multiprocessor, end soonest, a block's start counted as one head more. At a tie the larger number: the fewer sums are
+// left to add up.
 int64_t heads_per_block(Context& ctx, const SsdShape& s, int64_t slots) {
   int64_t together = 0;
   for (const int64_t groups : {s.x_groups, s.b_groups, s.c_groups}) {
     if (groups < s.heads) together = std::gcd(together, s.heads / groups);
   }
+  const int64_t multiprocessors = ctx.cuda()->multiprocessors();
+  int64_t best = 1;
+  int64_t best_cost = INT64_MAX;
   for (int64_t k = together; k > 1; --k) {
-    if (together % k == 0 && slots * (s.heads / k) >= 3 * ctx.cuda()->multiprocessors()) return k;
+    const int64_t blocks = slots * (s.heads / k);
+    if (together % k != 0 || blocks < multiprocessors) continue;
+    const int64_t cost = (blocks + multiprocessors - 1) / multiprocessors * (k + 1);
+    if (cost < best_cost) {
+      best = k;
+      best_cost = cost;
+    }
   }
-  return 1;
+  return best;
 }
 
 // Where the sums over heads of one gradient go.
