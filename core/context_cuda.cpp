@@ -1,11 +1,10 @@
 // CUDA context: stream, cuBLASLt and cuDNN handles, the device allocator and the way of host values into its memory.
-#include <cudnn.h>
-
 #include <algorithm>
 #include <array>
 #include <cstring>
 
 #include "core/cuda_context.h"
+#include "core/dnn_graph.h"
 
 namespace matvlm {
 namespace {
@@ -127,7 +126,7 @@ CudaContext::CudaContext(int index) : Context(Device{DeviceType::cuda, index}, s
 
 CudaContext::~CudaContext() {
   cudaStreamSynchronize(stream_);
-  if (dnn_ != nullptr) cudnnDestroy(dnn_);
+  destroy_dnn_handle(dnn_);
   cublasLtDestroy(blas_);
   allocator()->deallocate(workspace_);
   allocator()->deallocate(work_counters_);
@@ -191,10 +190,7 @@ std::string CudaContext::description() const {
 }
 
 cudnnContext* CudaContext::dnn() {
-  if (dnn_ == nullptr) {
-    check(cudnnCreate(&dnn_) == CUDNN_STATUS_SUCCESS, "[cuda] cudnnCreate failed");
-    check(cudnnSetStream(dnn_, stream_) == CUDNN_STATUS_SUCCESS, "[cuda] cudnnSetStream failed");
-  }
+  if (dnn_ == nullptr) dnn_ = make_dnn_handle(stream_);
   return dnn_;
 }
 

@@ -8,6 +8,7 @@
 #include "autograd/ops/head_loss.h"
 #include "data/dataset.h"
 #include "distill/student.h"
+#include "launch/attention_backend.h"
 #include "launch/commands.h"
 #include "launch/metrics.h"
 #include "launch/model_folder.h"
@@ -62,6 +63,7 @@ int run_check(Process& process, const CheckArgs& args) {
   check(args.ranks > 0, "--ranks: found ", args.ranks, ", expected a positive number");
   const RunConfig run = load_config(args.config, args.sets);
   if (process.rank() != 0) return 0;
+  check_attention_backend(run);
   ModelConfig config;
   StudentConfig student;
   if (run.kind == RunKind::distill) {

@@ -15,12 +15,17 @@ namespace matvlm {
 
 enum class RunKind { distill, teach };
 enum class DeviceChoice { automatic, cpu, cuda };  // automatic: CUDA when the build and the machine have it
-enum class Recompute { none, blocks };             // activations: all kept, or recomputed block by block in backward
+enum class AttentionBackend { native, cudnn };
+enum class Recompute { none, blocks };  // activations: all kept, or recomputed block by block in backward
 
 struct RunSection {
   std::string dir;
   std::string name;
   int64_t seed = 0;
+};
+
+struct AttentionSection {
+  AttentionBackend backend = AttentionBackend::native;
 };
 
 struct TeacherSection {
@@ -88,9 +93,10 @@ struct RunConfig {
   RunSection run;
   DeviceChoice device = DeviceChoice::automatic;
   DType precision = DType::f32;  // of compute; f32 or bf16
-  TeacherSection teacher;        // distill only
-  StudentSection student;        // distill only
-  LossConfig loss;               // distill only
+  AttentionSection attention;
+  TeacherSection teacher;  // distill only
+  StudentSection student;  // distill only
+  LossConfig loss;         // distill only
   OptimizerConfig optimizer;
   ScheduleConfig schedule;
   DataSection data;

@@ -79,6 +79,10 @@ void declare_run(KeyTable& t) {
   t.key("device", MEMBER(device), "where to compute; auto takes CUDA when the build and the machine have it")
       .resume_may_change();
   t.key("precision", MEMBER(precision), "of compute; trained weights, moments and losses are float32 in both");
+  t.key("attention.backend", MEMBER(attention.backend),
+        "kernels of attention in training and evaluation: our own, or cuDNN's (a GPU, bf16 and head widths that are "
+        "multiples of 8; deterministic, with B*H*L*L elements of scratch in backward)")
+      .resume_may_change();
 }
 
 void declare_student(KeyTable& t) {

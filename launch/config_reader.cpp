@@ -199,6 +199,11 @@ void ConfigReader::check_sizes() const {
         ": found nothing, expected a pack, since train.eval_every is ", config_.train.eval_every);
   check(!(config_.device == DeviceChoice::cpu && config_.precision == DType::bf16), at("precision"),
         ": found bf16 with device cpu, expected f32 there");
+  const bool cudnn = config_.attention.backend == AttentionBackend::cudnn;
+  check(!cudnn || config_.device != DeviceChoice::cpu, at("attention.backend"),
+        ": found cudnn with device cpu, expected native there");
+  check(!cudnn || config_.precision == DType::bf16, at("attention.backend"),
+        ": found cudnn with precision f32, expected native, or precision bf16");
 }
 
 void ConfigReader::check_teach() const {

@@ -11,6 +11,7 @@
 #include "core/log.h"
 #include "core/watchdog.h"
 #include "distill/student.h"
+#include "launch/attention_backend.h"
 #include "launch/run_model.h"
 
 namespace matvlm {
@@ -93,7 +94,12 @@ std::string describe(const TrainingModels& models) {
 }  // namespace
 
 TrainingModels make_training_models(Context& ctx, const RunConfig& config) {
-  return config.kind == RunKind::distill ? make_distill_models(ctx, config) : make_teach_models(ctx, config);
+  const auto backend = make_attention_backend(ctx, config);  // before the weights: its errors come at once
+  TrainingModels models =
+      config.kind == RunKind::distill ? make_distill_models(ctx, config) : make_teach_models(ctx, config);
+  if (models.teacher) set_attention_backend(models.teacher->vlm, backend);
+  set_attention_backend(models.vlm, backend);
+  return models;
 }
 
 Trainer::Setup trainer_setup(Runtime& runtime, const RunConfig& config, const TrainingModels& models) {

@@ -6,6 +6,7 @@
 #include "autograd/ops/activation.h"
 #include "autograd/ops/add.h"
 #include "autograd/ops/attention.h"
+#include "autograd/ops/attention_dnn.h"
 #include "autograd/ops/conv1d.h"
 #include "autograd/ops/gated_rms_norm.h"
 #include "autograd/ops/layer_norm.h"
@@ -84,6 +85,8 @@ Var run_attention(Graph& g, const AttentionMixer& m, const Var& x, const Pass& p
   if (pass.state != nullptr) {
     const int64_t kv_layer = pass.state->layer(layer).kv_layer;
     mixed = g.constant(attention_cached(g.ctx(), shape, pass.state->kv(), kv_layer, q.value(), k.value(), v.value()));
+  } else if (m.dnn != nullptr) {
+    mixed = attention_dnn(g, m.dnn, shape, q, k, v, pass.lens);
   } else {
     mixed = attention(g, shape, q, k, v, pass.lens);
   }

@@ -1,6 +1,7 @@
 // The parts of the networks as plain structs of weights, and the functions that run them.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <variant>
 #include <vector>
@@ -11,6 +12,8 @@
 #include "layers/weights.h"
 
 namespace matvlm {
+
+class DnnAttention;  // autograd/ops/attention_dnn.h
 
 struct Affine {  // y = x W^T + b
   Weight weight, bias;
@@ -30,6 +33,7 @@ struct AttentionMixer {
   int64_t heads = 0, kv_heads = 0, head_dim = 0;
   std::vector<double> frequencies;  // of the rotary pairs; empty: no rotary (vision)
   bool causal = true;
+  std::shared_ptr<DnnAttention> dnn;  // cuDNN's kernels where no decode state is; null: our own
 };
 struct MambaMixer {
   Affine in_proj, out_proj;  // rows of in_proj: z H*P | x K*P | B K*N | C H*N | dt H

@@ -53,6 +53,16 @@ Vlm make_vlm(const ModelWeights& weights, const ModelConfig& config) {
   return model;
 }
 
+void set_attention_backend(Vlm& model, const std::shared_ptr<DnnAttention>& dnn) {
+  const auto set = [&](std::vector<Block>& blocks) {
+    for (Block& block : blocks) {
+      if (auto* attention = std::get_if<AttentionMixer>(&block.mixer)) attention->dnn = dnn;
+    }
+  };
+  set(model.text.blocks);
+  if (model.vision) set(model.vision->blocks);
+}
+
 Var run_vision(Graph& g, const VisionTower& tower, const Tensor& images) {
   const int64_t n = images.dim(0);
   std::vector<int64_t> cu;

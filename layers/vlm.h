@@ -2,6 +2,7 @@
 // weights they share is decided where the weights are made.
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -33,6 +34,9 @@ struct Vlm {
 };
 
 Vlm make_vlm(const ModelWeights& weights, const ModelConfig& config);
+
+// Attention of all layers by cuDNN (attention_dnn.h); null: by our kernels. Decoding has kernels of its own.
+void set_attention_backend(Vlm& model, const std::shared_ptr<DnnAttention>& dnn);
 
 // images: [n, 3, S, S] -> features [n * patches, vision width], no final norm, all patches (the select strategy is
 // applied where rows are spliced).

@@ -10,6 +10,7 @@
 
 #include "autograd/ops/attention.h"
 #include "autograd/ops/attention_cpu.h"
+#include "autograd/ops/attention_dnn.h"
 #include "core/gemm.h"
 #include "tests/support/op_check.h"
 
@@ -173,8 +174,9 @@ AttentionResult<T> raw_gradients(const AttentionCase& c, const AttentionValues& 
 }
 
 // The value and the gradients of the node, with q, k and v as column ranges of one packed projection [T, (H + 2K) P].
+// dnn: by cuDNN.
 inline AttentionResult<float> node_gradients(Context& ctx, const AttentionCase& c, const AttentionValues& values,
-                                             DType dtype) {
+                                             DType dtype, const std::shared_ptr<DnnAttention>& dnn = nullptr) {
   const int64_t t = c.tokens();
   const int64_t width = c.width();
   const int64_t kv = c.kv_width();
@@ -192,7 +194,9 @@ inline AttentionResult<float> node_gradients(Context& ctx, const AttentionCase& 
   const Var q = g.slice_cols(x, 0, width);
   const Var k = g.slice_cols(x, width, width + kv);
   const Var v = g.slice_cols(x, width + kv, width + 2 * kv);
-  const Var out = attention(g, c.shape(), q, k, v, make_seqlens(ctx, c.cu()));
+  const SeqlensPtr lens = make_seqlens(ctx, c.cu());
+  const Var out =
+      dnn == nullptr ? attention(g, c.shape(), q, k, v, lens) : attention_dnn(g, dnn, c.shape(), q, k, v, lens);
   AttentionResult<float> result;
   result.out = out.value().to_floats(ctx);
   g.backward(out, Tensor::from_floats(ctx, convert<float>(values.grad_out), {t, width}, dtype));

@@ -8,6 +8,7 @@
 #include <map>
 
 #include "autograd/ops/adamw.h"
+#include "autograd/ops/attention_dnn.h"
 #include "autograd/ops/head_loss.h"
 #include "distill/update.h"
 #include "tests/support/golden.h"
@@ -48,6 +49,14 @@ class GoldenStep {
     counts_ = count_rows(rows_, LossPositions::all);
   }
 
+  // Attention by cuDNN from here on; false where it does not have the case's head widths.
+  bool use(const std::shared_ptr<DnnAttention>& dnn) {
+    const ModelConfig& c = golden_->teacher_config;
+    if (c.text.head_dim % 8 != 0 || (c.vision && c.vision->hidden / c.vision->heads % 8 != 0)) return false;
+    set_attention_backend(golden_->teacher_model, dnn);
+    set_attention_backend(golden_->student_model, dnn);
+    return true;
+  }
   void run(bool recompute) {
     models_.recompute = recompute;
     step_losses();
@@ -231,6 +240,22 @@ TEST(Golden, FloatOnCpu) { run_all(cpu(), DType::f32, kFloat); }
 TEST(GoldenCuda, Float) { run_all(*new_cuda(), DType::f32, kFloat); }
 
 TEST(GoldenCuda, Bf16) { run_all(*new_cuda(), DType::bf16, kBf16); }
+
+TEST(GoldenCuda, Bf16ByCudnn) {
+  const std::unique_ptr<Context> ctx = new_cuda();
+  const std::shared_ptr<DnnAttention> dnn = make_dnn_attention(*ctx);
+  int cases = 0;
+  for (const std::string& dir : golden_dirs()) {
+    SCOPED_TRACE(dir);
+    for (const bool recompute : {false, true}) {
+      GoldenStep step(*ctx, dir, DType::bf16, kBf16);
+      if (!step.use(dnn)) continue;
+      step.run(recompute);
+      ++cases;
+    }
+  }
+  EXPECT_GT(cases, 0);
+}
 
 }  // namespace
 }  // namespace matvlm::testing

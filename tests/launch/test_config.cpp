@@ -7,8 +7,10 @@
 #include <functional>
 #include <set>
 
+#include "core/dnn_graph.h"
 #include "core/error.h"
 #include "core/file.h"
+#include "launch/attention_backend.h"
 #include "launch/config_keys.h"
 #include "tests/support/temp_dir.h"
 
@@ -72,6 +74,22 @@ TEST(Config, ReadsValuesAndDefaults) {
   EXPECT_EQ(parse_config(kTeach, "t.yaml").kind, RunKind::teach);
 }
 
+TEST(Config, AttentionBackEndOfTheBuild) {
+  const std::unique_ptr<Context> cpu = make_cpu_context();
+  RunConfig config = parse_config(kDistill, "c.yaml", {"precision=bf16", "attention.backend=cudnn"});
+  EXPECT_EQ(config.attention.backend, AttentionBackend::cudnn);
+  EXPECT_EQ(error_of([&] { check_attention_backend(config); }),
+            dnn_version() > 0 ? "no error"
+                              : "key 'attention.backend': found cudnn, but this build has no CUDA and cuDNN, expected "
+                                "native");
+  EXPECT_EQ(error_of([&] { make_attention_backend(*cpu, config); }),
+            dnn_version() > 0 ? "key 'attention.backend': found cudnn on the CPU, expected native there"
+                              : "key 'attention.backend': found cudnn, but this build has no CUDA and cuDNN, expected "
+                                "native");
+  config.attention.backend = AttentionBackend::native;
+  EXPECT_EQ(make_attention_backend(*cpu, config), nullptr);
+}
+
 TEST(Config, RefusesBadDocuments) {
   const std::vector<BadConfig> cases = {
       {"", "c.yaml:1: found nothing, expected sections of 'key: value' lines"},
@@ -118,6 +136,9 @@ TEST(Config, RefusesBadValues) {
       {"train: {eval_every: 5}", "key 'data.heldout': found nothing, expected a pack, since train.eval_every is 5"},
       {"device: gpu", "key 'device': found 'gpu', expected auto, cpu or cuda"},
       {"{device: cpu, precision: bf16}", "key 'precision': found bf16 with device cpu, expected f32 there"},
+      {"attention: {backend: flash}", "key 'attention.backend': found 'flash', expected native or cudnn"},
+      {"attention: {backend: cudnn}",
+       "key 'attention.backend': found cudnn with precision f32, expected native, or precision bf16"},
       {"loss: {logit: none, layer: none}",
        "key 'loss.ce_weight': found every loss off or of weight 0, expected at least one above 0"},
   };
