@@ -1,22 +1,26 @@
 // Times of bf16 attention on a GPU, forward and backward:
 //   bench_attention [shape 1-5 | decode | all | variants] [repetitions]
-// variants: every tile shape of attention_variants.h on the shapes of its width, with its difference from the portable
-// kernels.
-// Prints the median over CUDA events, and TFLOP/s with causal products counted half and backward as 2.5 forwards.
+// Every shape by our kernels, by the portable ones, and by cuDNN on the same inputs, as it comes and deterministic,
+// with what it takes in times of ours. variants: every tile shape of attention_variants.h on the shapes of its width,
+// with its difference from the portable kernels. Prints the median (timing.cuh), and TFLOP/s with causal products
+// counted half and backward as 2.5 forwards.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
-#include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "autograd/ops/attention.h"
+#include "autograd/ops/attention_dnn.h"
+#include "autograd/ops/attention_pages.h"
 #include "autograd/seqlens.h"
 #include "core/cuda_context.h"
 #include "core/rng.h"
 #include "core/tensor.h"
 #include "tests/bench/attention_variants.h"
+#include "tests/bench/timing.cuh"
 
 namespace matvlm {
 namespace {
@@ -41,27 +45,11 @@ Tensor random_tensor(Context& ctx, const char* name, int64_t rows, int64_t cols)
   return Tensor::from_floats(ctx, values, {rows, cols}, DType::bf16);
 }
 
-// Median milliseconds. All calls are queued before the first is waited for, so that the host's time does not count.
-double median_ms(Context& ctx, int repetitions, const std::function<void()>& call) {
-  for (int i = 0; i < 5; ++i) call();
-  std::vector<cudaEvent_t> events(static_cast<size_t>(2 * repetitions));
-  for (cudaEvent_t& event : events) MATVLM_CUDA_CHECK(cudaEventCreate(&event));
-  ctx.synchronize();
-  for (size_t i = 0; i < events.size(); i += 2) {
-    MATVLM_CUDA_CHECK(cudaEventRecord(events[i], cuda_stream(ctx)));
-    call();
-    MATVLM_CUDA_CHECK(cudaEventRecord(events[i + 1], cuda_stream(ctx)));
-  }
-  ctx.synchronize();
-  std::vector<float> times;
-  for (size_t i = 0; i < events.size(); i += 2) {
-    float ms = 0.0F;
-    MATVLM_CUDA_CHECK(cudaEventElapsedTime(&ms, events[i], events[i + 1]));
-    times.push_back(ms);
-  }
-  for (const cudaEvent_t event : events) cudaEventDestroy(event);
-  std::nth_element(times.begin(), times.begin() + repetitions / 2, times.end());
-  return static_cast<double>(times[static_cast<size_t>(repetitions / 2)]);
+// Median milliseconds of a call. The inputs are larger than the cache, so one set of them is used over and over.
+template <class F>
+double call_ms(Context& ctx, int repetitions, F&& call) {
+  constexpr int kCalls = 10;  // of a timing, back to back
+  return bench::median_ms(ctx, kCalls, [&](int) { call(); }, {.timings = repetitions});
 }
 
 // |x - y| / |y| over all elements.
@@ -92,6 +80,7 @@ class AttentionBench {
     gradients_ = Tensor::empty(ctx, {tokens, 3 * width}, DType::bf16);
     lse_ = Tensor::empty(ctx, {shape.heads, tokens}, DType::f32);
     delta_ = Tensor::empty(ctx, {shape.heads, tokens}, DType::f32);
+    dnn_lse_ = Tensor::empty(ctx, {shape.heads, tokens}, DType::f32);
     std::vector<int64_t> cu;
     for (int64_t b = 0; b <= shape.batch; ++b) cu.push_back(b * shape.length);
     lens_ = make_seqlens(ctx, cu);
@@ -118,17 +107,18 @@ class AttentionBench {
     args_.dq_stride = args_.dk_stride = args_.dv_stride = 3 * width;
   }
 
-  void run(bool portable, int repetitions) {
-    args_.forward.portable = portable;
-    const double forward = median_ms(ctx_, repetitions, [&] { attention_forward_cuda(ctx_, args_.forward); });
-    const double backward = median_ms(ctx_, repetitions, [&] { attention_backward_cuda(ctx_, args_); });
-    const auto n = static_cast<double>(shape_.length);
-    const double flops =
-        4.0 * static_cast<double>(shape_.batch * shape_.heads * shape_.head_dim) * n * n * (shape_.causal ? 0.5 : 1.0);
-    std::printf("%-34s %-9s forward %.4f ms %6.1f TFLOP/s   backward %.4f ms %6.1f TFLOP/s\n", shape_.name,
-                portable ? "portable" : "chosen", forward, flops / forward * 1e-9, backward,
-                2.5 * flops / backward * 1e-9);
-    std::fflush(stdout);
+  void run(int repetitions) {
+    const auto ours = [&](bool portable) {
+      args_.forward.portable = portable;
+      const double forward = call_ms(ctx_, repetitions, [&] { attention_forward_cuda(ctx_, args_.forward); });
+      return std::pair{forward, call_ms(ctx_, repetitions, [&] { attention_backward_cuda(ctx_, args_); })};
+    };
+    const auto chosen = ours(false);
+    print("chosen", chosen, "");
+    const std::vector<float> out = out_.to_floats(ctx_);
+    const std::vector<float> gradients = gradients_.to_floats(ctx_);
+    print("portable", ours(true), "");
+    for (const bool deterministic : {false, true}) run_dnn(deterministic, repetitions, chosen, out, gradients);
   }
 
   void run_variants(int repetitions) {
@@ -147,13 +137,44 @@ class AttentionBench {
   }
 
  private:
+  // Milliseconds of forward and backward.
+  void print(const char* kind, const std::pair<double, double>& ms, const std::string& more) const {
+    const auto n = static_cast<double>(shape_.length);
+    const double flops =
+        4.0 * static_cast<double>(shape_.batch * shape_.heads * shape_.head_dim) * n * n * (shape_.causal ? 0.5 : 1.0);
+    std::printf("%-34s %-19s forward %.4f ms %6.1f TFLOP/s   backward %.4f ms %6.1f TFLOP/s%s\n", shape_.name, kind,
+                ms.first, flops / ms.first * 1e-9, ms.second, 2.5 * flops / ms.second * 1e-9, more.c_str());
+    std::fflush(stdout);
+  }
+
+  void run_dnn(bool deterministic, int repetitions, const std::pair<double, double>& ours,
+               const std::vector<float>& out, const std::vector<float>& gradients) {
+    const char* kind = deterministic ? "cuDNN deterministic" : "cuDNN";
+    try {
+      const std::shared_ptr<DnnAttention> dnn = make_dnn_attention(ctx_, deterministic);
+      AttentionBackwardArgs<bf16, float> a = args_;
+      a.forward.lse = dnn_lse_.data<float>();
+      const double forward = call_ms(ctx_, repetitions, [&] { attention_forward_dnn(ctx_, *dnn, *lens_, a.forward); });
+      const double backward = call_ms(ctx_, repetitions, [&] { attention_backward_dnn(ctx_, *dnn, *lens_, a); });
+      const std::vector<float> first = gradients_.to_floats(ctx_);
+      attention_backward_dnn(ctx_, *dnn, *lens_, a);
+      char more[160];
+      std::snprintf(more, sizeof(more), "   %.2f and %.2f of ours; differs by %.1e and %.1e; %s", forward / ours.first,
+                    backward / ours.second, difference(ctx_, out_, out), difference(ctx_, gradients_, gradients),
+                    gradients_.to_floats(ctx_) == first ? "same bits twice" : "other bits each time");
+      print(kind, {forward, backward}, more);
+    } catch (const Error& e) {
+      std::printf("%-34s %-19s %s\n", shape_.name, kind, e.what());
+    }
+  }
+
   template <class Args>
   void run_list(const char* kind, const std::vector<AttentionVariant<Args>>& variants, const Args& args,
                 const Tensor& result, const std::vector<float>& exact, int repetitions) {
     for (const AttentionVariant<Args>& variant : variants) {
       if (variant.width != rounded_width(shape_.head_dim)) continue;
       result.zero(ctx_);
-      const double ms = median_ms(ctx_, repetitions, [&] { variant.launch(ctx_, args); });
+      const double ms = call_ms(ctx_, repetitions, [&] { variant.launch(ctx_, args); });
       std::printf("%-34s %-7s %-46s %.4f ms  difference %.1e\n", shape_.name, kind, variant.name, ms,
                   difference(ctx_, result, exact));
       std::fflush(stdout);
@@ -162,14 +183,44 @@ class AttentionBench {
 
   Context& ctx_;
   BenchShape shape_;
-  Tensor qkv_, grad_out_, out_, gradients_, lse_, delta_;
+  Tensor qkv_, grad_out_, out_, gradients_, lse_, delta_, dnn_lse_;
   SeqlensPtr lens_;
   AttentionBackwardArgs<bf16, float> args_;
 };
 
+constexpr int64_t kBatch = 32, kHeads = 32, kKeys = 2048, kHeadDim = 80, kWidth = kHeads * kHeadDim;
+constexpr int64_t kPageTokens = 64, kPages = kKeys / kPageTokens;
+
+void print_decode(const char* kind, double ms, double copy_ms) {
+  const double bytes = 4.0 * static_cast<double>(kBatch * kKeys * kWidth);
+  std::printf("decode, B %d, H %d, %d keys, P %d, %-12s %.4f ms, %.0f GB/s (copy %.0f GB/s)\n",
+              static_cast<int>(kBatch), static_cast<int>(kHeads), static_cast<int>(kKeys), static_cast<int>(kHeadDim),
+              kind, ms, bytes / ms * 1e-6, bytes / copy_ms * 1e-6);
+  std::fflush(stdout);
+}
+
+// The same through a table of pages, in an order that has nothing to do with memory's.
+double paged_decode_ms(Context& ctx, int repetitions, AttentionForwardArgs<bf16, float> a) {
+  const Tensor pool = Tensor::empty(ctx, {kBatch * kPages, 2 * kPageTokens * kWidth}, DType::bf16);
+  bench::fill_random(ctx, pool);
+  std::vector<int64_t> numbers;
+  for (int64_t i = 0; i < kBatch * kPages; ++i) {
+    const int64_t page = i * 389 % (kBatch * kPages);  // odd against a power of two: every page once
+    numbers.push_back(static_cast<int64_t>(reinterpret_cast<uintptr_t>(pool.raw())) + page * pool.cols() * 2);
+  }
+  numbers.insert(numbers.end(), kBatch, 0);
+  numbers.insert(numbers.end(), kBatch, kKeys);
+  const Tensor device = Tensor::from(ctx, numbers, {static_cast<int64_t>(numbers.size())});
+  const int64_t* table = device.data<int64_t>();
+  a.k = a.v = nullptr;
+  a.ranges.k_begin = table + kBatch * kPages;
+  a.ranges.k_end = a.ranges.k_begin + kBatch;
+  const AttentionPages pages{table, kPages, kPageTokens, 0, kPageTokens * kWidth};
+  return call_ms(ctx, repetitions, [&] { decode_paged_cuda(ctx, a, pages); });
+}
+
 // One query a sequence against a cache: the time is that of reading keys and values, compared with a device copy.
 void run_decode(Context& ctx, int repetitions) {
-  constexpr int64_t kBatch = 32, kHeads = 32, kKeys = 2048, kHeadDim = 80, kWidth = kHeads * kHeadDim;
   const Tensor k = random_tensor(ctx, "k", kBatch * kKeys, kWidth);
   const Tensor v = k.clone(ctx);
   const Tensor q = random_tensor(ctx, "q", kBatch, kWidth);
@@ -190,12 +241,10 @@ void run_decode(Context& ctx, int repetitions) {
   a.v = v.data<bf16>();
   a.out = out.data<bf16>();
   a.q_stride = a.k_stride = a.v_stride = a.out_stride = kWidth;
-  const double bytes = 4.0 * static_cast<double>(kBatch * kKeys * kWidth);
-  const double ms = median_ms(ctx, repetitions, [&] { attention_forward_cuda(ctx, a); });
-  const double copy_ms = median_ms(ctx, repetitions, [&] { v.copy_from(ctx, k); });  // reads and writes as many bytes
-  std::printf("decode, B %d, H %d, %d keys, P %d: %.4f ms, %.0f GB/s (copy %.0f GB/s)\n", static_cast<int>(kBatch),
-              static_cast<int>(kHeads), static_cast<int>(kKeys), static_cast<int>(kHeadDim), ms, bytes / ms * 1e-6,
-              bytes / copy_ms * 1e-6);
+  const double ms = call_ms(ctx, repetitions, [&] { attention_forward_cuda(ctx, a); });
+  const double copy_ms = call_ms(ctx, repetitions, [&] { v.copy_from(ctx, k); });  // reads and writes as many bytes
+  print_decode("contiguous", ms, copy_ms);
+  print_decode("pages of 64", paged_decode_ms(ctx, repetitions, a), copy_ms);
 }
 
 void run_shapes(const std::string& which, int repetitions) {
@@ -209,7 +258,7 @@ void run_shapes(const std::string& which, int repetitions) {
       bench.run_variants(repetitions);
       continue;
     }
-    for (const bool portable : {false, true}) bench.run(portable, repetitions);
+    bench.run(repetitions);
   }
   if (which == "all" || which == "decode") run_decode(*ctx, repetitions);
 }
