@@ -75,7 +75,8 @@ class AttentionDnnCuda : public ::testing::TestWithParam<AttentionCase> {
 };
 INSTANTIATE_TEST_SUITE_P(Cases, AttentionDnnCuda, ::testing::ValuesIn(cases()));
 
-constexpr double kCudaDifferenceTolerance = 4e-6;  // as in test_attention.cpp
+// As in test_attention.cpp, with tensor cores' truncation: gradients that are 0 are differences of such sums.
+constexpr double kCudaDifferenceTolerance = 1e-5;
 
 // Flash-attention's rule for both back ends: twice the error of the oracle that rounds to bf16 what has to be stored.
 TEST_P(AttentionDnnCuda, BothBackEndsWithinRounding) {

@@ -12,8 +12,8 @@ logs=$2
 shift 2
 by_mbarrier='hopper_[a-z]+_kernel|ssd_chunk::(pipeline_kernel|backward_group_kernel|(states|backward|backward_heads)_kernel<[^>]*(\(bool\)1|true)>)'
 limit=${SANITIZER_LIMIT:-120} # seconds a run
-suites=(conv1d ssd ssd_raw ssd_states ssd_step gated_rms_norm attention attention_bf16 rotary layer_loss norms activation
-  embed linear head_loss parameter)
+suites=(conv1d ssd ssd_raw ssd_states ssd_step gated_rms_norm attention attention_bf16 kv_cache rotary layer_loss norms
+  activation embed linear head_loss parameter)
 
 # Few and short cases where a whole suite would take minutes under a tool.
 filter_of() { # TOOL SUITE
@@ -22,6 +22,7 @@ filter_of() { # TOOL SUITE
     *" ssd_raw") echo 'SsdRawCuda.Bf16Few:SsdRawCuda.Bf16SeveralHeadsABlock' ;;
     *" attention") echo '*AttentionCuda.*/4:*AttentionCuda.*/5:*AttentionCuda.*/15' ;;
     *" attention_bf16") echo '*AttentionBf16Cuda.*/2:*AttentionBf16Cuda.*/4:*AttentionBf16Cuda.*/6' ;;
+    *" kv_cache") echo 'KvCacheCuda.DecodeEqualsFullForward' ;;
     "racecheck head_loss") echo 'HeadLossCuda.Bfloat16AgainstDouble' ;;
     *) echo '*Cuda*' ;;
   esac
