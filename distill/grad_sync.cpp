@@ -58,8 +58,7 @@ void GradSync::start_ready(bool all) {
 void GradSync::finish() {
   using Clock = std::chrono::steady_clock;
   start_ready(true);
-  // The host meets the device here to read the clock. It has just done so for the losses and does so again for the
-  // gradient norm, so this costs nothing.
+  // The host meets the device here to read the clock; all that it has left to queue is the gradient norm.
   const bool timed = comm_.size() > 1;
   if (timed) ctx_.synchronize();
   const Clock::time_point start = Clock::now();

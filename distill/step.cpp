@@ -19,6 +19,10 @@ bool compares_block(const LossConfig& loss, const Vlm& student, int64_t layer) {
   return last || (!student.text.config.block.parallel && loss.layer_at == LayerLossAt::block);
 }
 
+Tensor images_of(Context& ctx, const MicroBatch& batch) {
+  return batch.device_images.defined() ? batch.device_images : upload_images(ctx, batch);
+}
+
 TeacherOutput run_teacher(Context& ctx, const Models& models, const LossConfig& loss, const MicroBatch& batch,
                           const SplicedRows& rows, const Pass& pass, StepTrace* trace) {
   const Vlm& teacher = *models.teacher;
@@ -27,8 +31,7 @@ TeacherOutput run_teacher(Context& ctx, const Models& models, const LossConfig& 
   Var image_tokens;
   if (batch.n_images > 0) {
     enter_part(models.timer, StepPart::upload);
-    const Tensor images =
-        Tensor::from_floats(ctx, batch.images, {batch.n_images, 3, batch.image_size, batch.image_size}, models.dtype);
+    const Tensor images = images_of(ctx, batch);
     enter_part(models.timer, StepPart::vision);
     out.features = run_vision(g, *teacher.vision, images).value();
     image_tokens = run_connector(g, teacher.connector, g.constant(out.features));
@@ -53,9 +56,7 @@ Var student_image_tokens(Graph& g, const Models& models, const MicroBatch& batch
   const Vlm& student = *models.student;
   Var features;
   if (models.vision_trained || teacher == nullptr) {
-    const Tensor images = Tensor::from_floats(g.ctx(), batch.images,
-                                              {batch.n_images, 3, batch.image_size, batch.image_size}, models.dtype);
-    features = run_vision(g, *student.vision, images);
+    features = run_vision(g, *student.vision, images_of(g.ctx(), batch));
   } else {
     features = g.constant(teacher->features);
   }
@@ -132,8 +133,6 @@ HeadLossResult head_terms(Graph& g, const Models& models, const LossConfig& loss
   return head_loss(g, spec, in);
 }
 
-double read_scalar(Context& ctx, const Tensor& t) { return t.to_vector<double>(ctx)[0]; }
-
 }  // namespace
 
 void LossTerms::add(const LossTerms& other) {
@@ -149,15 +148,20 @@ void LossTerms::add(const LossTerms& other) {
   for (size_t i = 0; i < other.layer_each.size(); ++i) layer_each[i] += other.layer_each[i];
 }
 
+Tensor upload_images(Context& ctx, const MicroBatch& batch) {
+  if (batch.n_images == 0) return {};
+  return Tensor::from(ctx, batch.images, {batch.n_images, 3, batch.image_size, batch.image_size});
+}
+
 SplicedRows splice_for(const Models& models, const MicroBatch& batch) {
   const ModelConfig& c = models.student->config;
   return splice_rows(batch.rows, c.vision ? c.vision->patches() : 0, c.vision && c.vision->drop_first_patch,
                      models.max_length, c.text.vocab);
 }
 
-LossTerms run_micro_batch(Context& ctx, const Models& models, const LossConfig& loss, const MicroBatch& batch,
-                          const SplicedRows& rows, const UpdateCounts& counts, bool backward,
-                          const Graph::ParameterHook& hook, StepTrace* trace) {
+QueuedTerms queue_micro_batch(Context& ctx, const Models& models, const LossConfig& loss, const MicroBatch& batch,
+                              const SplicedRows& rows, const UpdateCounts& counts, bool backward,
+                              const Graph::ParameterHook& hook, StepTrace* trace) {
   check(batch.n_images == 0 || models.student->vision.has_value(), "[step] images for a model without a vision tower");
   // Texts that share a row do not see each other, but the row is one sample of the losses.
   Pass pass = make_pass(ctx, rows.sequence_cu());
@@ -194,22 +198,46 @@ LossTerms run_micro_batch(Context& ctx, const Models& models, const LossConfig& 
   if (backward) g.backward({head.loss});
   enter_part(models.timer, StepPart::host);
 
-  LossTerms terms;
-  terms.logit = read_scalar(ctx, head.logit_term);
-  terms.ce = read_scalar(ctx, head.ce_term);
-  for (const Tensor& value : layer_values) {
-    terms.layer_each.push_back(read_scalar(ctx, value));
-    terms.layer += terms.layer_each.back();
+  QueuedTerms terms = {head.logit_term, head.ce_term, head.counts};
+  terms.insert(terms.end(), layer_values.begin(), layer_values.end());
+  return terms;
+}
+
+std::vector<double> read_together(Context& ctx, const std::vector<Tensor>& vectors) {
+  int64_t n = 0;
+  for (const Tensor& v : vectors) n += v.numel();
+  const Tensor all = Tensor::empty(ctx, {n}, DType::f64);
+  n = 0;
+  for (const Tensor& v : vectors) {
+    all.slice_rows(n, n + v.numel()).copy_from(ctx, v);
+    n += v.numel();
   }
-  const std::vector<double> head_counts = head.counts.to_vector<double>(ctx);
-  terms.agree = head_counts[kCountAgreement];
-  terms.agree_of = head_counts[kCountLogitRows];
-  terms.correct = head_counts[kCountCorrect];
-  terms.correct_of = head_counts[kCountLabelRows];
-  const bool has_logit = t != nullptr && loss.logit != LogitLossKind::none;
+  return all.to_vector<double>(ctx);
+}
+
+LossTerms loss_terms(const Models& models, const LossConfig& loss, std::span<const double> values) {
+  constexpr size_t kCounts = 2, kLayers = kCounts + kHeadCounts;
+  check(values.size() >= kLayers, "[step] found ", values.size(), " values of loss terms, expected ", kLayers);
+  LossTerms terms;
+  terms.logit = values[0];
+  terms.ce = values[1];
+  terms.agree = values[kCounts + kCountAgreement];
+  terms.agree_of = values[kCounts + kCountLogitRows];
+  terms.correct = values[kCounts + kCountCorrect];
+  terms.correct_of = values[kCounts + kCountLabelRows];
+  terms.layer_each.assign(values.begin() + kLayers, values.end());
+  for (const double layer : terms.layer_each) terms.layer += layer;
+  const bool has_logit = models.teacher != nullptr && loss.logit != LogitLossKind::none;
   terms.total =
       (has_logit ? loss.logit_weight * terms.logit : 0.0) + loss.layer_weight * terms.layer + loss.ce_weight * terms.ce;
   return terms;
+}
+
+LossTerms run_micro_batch(Context& ctx, const Models& models, const LossConfig& loss, const MicroBatch& batch,
+                          const SplicedRows& rows, const UpdateCounts& counts, bool backward,
+                          const Graph::ParameterHook& hook, StepTrace* trace) {
+  const QueuedTerms terms = queue_micro_batch(ctx, models, loss, batch, rows, counts, backward, hook, trace);
+  return loss_terms(models, loss, read_together(ctx, terms));
 }
 
 }  // namespace matvlm

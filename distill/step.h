@@ -3,6 +3,7 @@
 #pragma once
 
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "distill/config.h"
@@ -18,7 +19,11 @@ struct MicroBatch {
   std::vector<float> images;  // n_images x 3 x image_size x image_size
   int64_t n_images = 0;
   int64_t image_size = 0;
+  Tensor device_images;  // the same on the device, f32 [n_images, 3, image_size, image_size], where uploaded beforehand
 };
+
+// The pictures on the device; undefined without any. They are rounded to the compute dtype there.
+Tensor upload_images(Context& ctx, const MicroBatch& batch);
 
 // What a step needs to know of the models. teacher: none when the student learns from labels alone.
 struct Models {
@@ -56,8 +61,21 @@ struct StepTrace {
   Tensor teacher_final, student_final;  // after the final norm
 };
 
-// Forward, and with a recording graph backward: gradients are added into the parameters. `counts` are the update's.
-// hook: see Graph::set_parameter_hook.
+// Loss terms on the device: f64 vectors for read_together() and loss_terms().
+using QueuedTerms = std::vector<Tensor>;
+
+// Forward, and with `backward` the gradients, which are added into the parameters. `counts` are the update's. hook: see
+// Graph::set_parameter_hook. On a GPU the work is only queued: nothing here waits for it.
+QueuedTerms queue_micro_batch(Context& ctx, const Models& models, const LossConfig& loss, const MicroBatch& batch,
+                              const SplicedRows& rows, const UpdateCounts& counts, bool backward,
+                              const Graph::ParameterHook& hook = {}, StepTrace* trace = nullptr);
+
+// The values of f64 vectors one after the other; the device is waited for once.
+std::vector<double> read_together(Context& ctx, const std::vector<Tensor>& vectors);
+// The terms from the values of QueuedTerms.
+LossTerms loss_terms(const Models& models, const LossConfig& loss, std::span<const double> values);
+
+// The same in one call, which waits for the result.
 LossTerms run_micro_batch(Context& ctx, const Models& models, const LossConfig& loss, const MicroBatch& batch,
                           const SplicedRows& rows, const UpdateCounts& counts, bool backward,
                           const Graph::ParameterHook& hook = {}, StepTrace* trace = nullptr);

@@ -3,6 +3,7 @@
 #include <array>
 #include <cmath>
 #include <span>
+#include <string>
 #include <utility>
 
 #include "autograd/ops/adamw.h"
@@ -15,25 +16,56 @@ void check_finite(const char* what, double value, int64_t number) {
         "; nothing was changed by this update, the last checkpoint is as it was");
 }
 
+bool has_no_rows(const SplicedRows& rows) { return rows.cu.size() < 2; }
+
 }  // namespace
 
 Trainer::Trainer(Setup setup)
     : setup_(std::move(setup)), sync_(*setup_.ctx, *setup_.device, *setup_.store, setup_.bucket_bytes) {}
 
-Trainer::Prepared Trainer::prepare(const std::vector<MicroBatch>& batches) {
-  Prepared out;
-  std::array<int64_t, 4> sums{};
-  for (const MicroBatch& batch : batches) {
-    out.rows.push_back(splice_for(setup_.models, batch));
-    const UpdateCounts c = count_rows(out.rows.back(), setup_.loss.positions);
-    sums[0] += c.samples;
-    sums[1] += c.positions;
-    sums[2] += c.answers;
-    sums[3] += out.rows.back().cu.back();
-  }
+void Trainer::prepare_batch(const MicroBatch& batch, Prepared& out, std::array<int64_t, 5>& sums) {
+  out.rows.push_back(splice_for(setup_.models, batch));
+  const UpdateCounts c = count_rows(out.rows.back(), setup_.loss.positions);
+  sums[0] += c.samples;
+  sums[1] += c.positions;
+  sums[2] += c.answers;
+  sums[3] += out.rows.back().cu.back();
+  MicroBatch kept;
+  kept.n_images = batch.n_images;
+  kept.image_size = batch.image_size;
+  enter_part(setup_.models.timer, StepPart::upload);
+  kept.device_images = upload_images(*setup_.ctx, batch);
+  enter_part(setup_.models.timer, StepPart::host);
+  out.batches.push_back(std::move(kept));
+}
+
+void Trainer::count_over_ranks(Prepared& out, std::array<int64_t, 5>& sums) {
+  sums[4] = out.error ? 1 : 0;
   setup_.host->all_reduce_sum(std::span<int64_t>(sums));
   out.counts = {sums[0], sums[1], sums[2]};
   out.tokens = sums[3];
+  out.failed_ranks = sums[4];
+}
+
+void Trainer::check_prepared(const Prepared& prepared, const std::string& what) {
+  if (prepared.error) std::rethrow_exception(prepared.error);
+  if (prepared.failed_ranks > 0) {
+    // The rank that has the error tells of it and ends the run; this one must not be faster.
+    setup_.host->barrier();
+    fail(what, ": ", prepared.failed_ranks, " of the other ranks could not prepare it");
+  }
+  check(prepared.counts.samples > 0, what, ": no samples on any rank");
+}
+
+Trainer::Prepared Trainer::prepare(const Fetch& fetch) {
+  Prepared out;
+  std::array<int64_t, 5> sums{};
+  try {
+    for (const MicroBatch& batch : fetch()) prepare_batch(batch, out, sums);
+  } catch (...) {
+    out.error = std::current_exception();
+  }
+  count_over_ranks(out, sums);
   return out;
 }
 
@@ -56,54 +88,99 @@ LossTerms Trainer::sum_over_ranks(const LossTerms& own, size_t layers) {
   return all;
 }
 
-UpdateReport Trainer::update(const std::vector<MicroBatch>& batches, int64_t number, int64_t samples_before) {
-  Context& ctx = *setup_.ctx;
-  StepTimer* const timer = setup_.models.timer;
-  enter_part(timer, StepPart::host);
-  const Prepared prepared = prepare(batches);
-  check(prepared.counts.samples > 0, "update ", number, ": no samples on any rank");
-
-  enter_part(timer, StepPart::optimizer);
-  setup_.store->zero_grad(ctx);
-  enter_part(timer, StepPart::host);
+LossTerms Trainer::own_terms(const std::vector<QueuedTerms>& terms, std::span<const double> values) const {
   LossTerms own;
-  sync_.begin();
-  for (size_t i = 0; i < batches.size(); ++i) {
-    if (batches[i].rows.image_of_row.empty()) continue;
-    const bool last = i + 1 == batches.size();
-    own.add(run_micro_batch(ctx, setup_.models, setup_.loss, batches[i], prepared.rows[i], prepared.counts, true,
-                            last ? sync_.hook() : Graph::ParameterHook()));
+  for (const QueuedTerms& queued : terms) {
+    int64_t n = 0;
+    for (const Tensor& part : queued) n += part.numel();
+    own.add(loss_terms(setup_.models, setup_.loss, values.first(static_cast<size_t>(n))));
+    values = values.subspan(static_cast<size_t>(n));
   }
+  return own;
+}
+
+void Trainer::begin(const Prepared& prepared, int64_t number, int64_t samples_before) {
+  Context& ctx = *setup_.ctx;
+  check(!running_, "update ", number, " begins before update ", running_ ? running_->number : 0, " is finished");
+  check_prepared(prepared, cat("update ", number));
+  Running running;
+  running.number = number;
+  running.lr = setup_.optimizer.lr * schedule_factor(setup_.schedule, samples_before, prepared.counts.samples);
+  running.counts = prepared.counts;
+  running.tokens = prepared.tokens;
+
+  enter_part(setup_.models.timer, StepPart::optimizer);
+  setup_.store->begin_update(ctx);
+  enter_part(setup_.models.timer, StepPart::host);
+  sync_.begin();
+  for (size_t i = 0; i < prepared.batches.size(); ++i) {
+    if (has_no_rows(prepared.rows[i])) continue;
+    const bool last = i + 1 == prepared.batches.size();
+    running.terms.push_back(queue_micro_batch(ctx, setup_.models, setup_.loss, prepared.batches[i], prepared.rows[i],
+                                              prepared.counts, true, last ? sync_.hook() : Graph::ParameterHook()));
+  }
+  running_ = std::move(running);
+}
+
+UpdateReport Trainer::finish() {
+  Context& ctx = *setup_.ctx;
+  check(running_.has_value(), "[trainer] finish() without begin()");
+  const Running running = std::move(*running_);
+  running_.reset();
+  StepTimer* const timer = setup_.models.timer;
   enter_part(timer, StepPart::comm);
   sync_.finish();
+  enter_part(timer, StepPart::optimizer);
+  // The one place where the host waits for the device.
+  std::vector<Tensor> results;
+  for (const QueuedTerms& terms : running.terms) results.insert(results.end(), terms.begin(), terms.end());
+  results.push_back(grad_squares(ctx, *setup_.store));
+  const std::vector<double> values = read_together(ctx, results);
   enter_part(timer, StepPart::host);
 
   UpdateReport report;
-  report.counts = prepared.counts;
-  report.tokens = prepared.tokens;
+  report.counts = running.counts;
+  report.tokens = running.tokens;
+  report.lr = running.lr;
   report.comm_wait = sync_.wait_seconds();
-  report.terms = sum_over_ranks(own, setup_.models.student->config.mamba.ssm_layers.size());
+  report.terms =
+      sum_over_ranks(own_terms(running.terms, values), setup_.models.student->config.mamba.ssm_layers.size());
+  report.grad_norm = std::sqrt(values.back());
+  check_finite("the logit loss", report.terms.logit, running.number);
+  check_finite("the layer loss", report.terms.layer, running.number);
+  check_finite("the label loss", report.terms.ce, running.number);
+  check_finite("the gradient norm", report.grad_norm, running.number);
   enter_part(timer, StepPart::optimizer);
-  report.grad_norm = grad_norm(ctx, *setup_.store);
-  check_finite("the logit loss", report.terms.logit, number);
-  check_finite("the layer loss", report.terms.layer, number);
-  check_finite("the label loss", report.terms.ce, number);
-  check_finite("the gradient norm", report.grad_norm, number);
-  report.lr = setup_.optimizer.lr * schedule_factor(setup_.schedule, samples_before, prepared.counts.samples);
-  apply_update(ctx, *setup_.store, setup_.optimizer, report.lr, number, report.grad_norm);
+  apply_update(ctx, *setup_.store, setup_.optimizer, report.lr, running.number, report.grad_norm);
   enter_part(timer, StepPart::host);
   return report;
 }
 
+UpdateReport Trainer::update(const std::vector<MicroBatch>& batches, int64_t number, int64_t samples_before) {
+  enter_part(setup_.models.timer, StepPart::host);
+  Prepared prepared;
+  std::array<int64_t, 5> sums{};
+  for (const MicroBatch& batch : batches) prepare_batch(batch, prepared, sums);
+  count_over_ranks(prepared, sums);
+  begin(prepared, number, samples_before);
+  return finish();
+}
+
 Trainer::Evaluation Trainer::evaluate(const std::vector<MicroBatch>& batches) {
-  const Prepared prepared = prepare(batches);
-  check(prepared.counts.samples > 0, "evaluation: no samples on any rank");
-  LossTerms own;
-  for (size_t i = 0; i < batches.size(); ++i) {
-    if (batches[i].rows.image_of_row.empty()) continue;
-    own.add(
-        run_micro_batch(*setup_.ctx, setup_.models, setup_.loss, batches[i], prepared.rows[i], prepared.counts, false));
+  Prepared prepared;
+  std::array<int64_t, 5> sums{};
+  for (const MicroBatch& batch : batches) prepare_batch(batch, prepared, sums);
+  count_over_ranks(prepared, sums);
+  check_prepared(prepared, "evaluation");
+  std::vector<QueuedTerms> terms;
+  std::vector<Tensor> results;
+  for (size_t i = 0; i < prepared.batches.size(); ++i) {
+    if (has_no_rows(prepared.rows[i])) continue;
+    terms.push_back(queue_micro_batch(*setup_.ctx, setup_.models, setup_.loss, prepared.batches[i], prepared.rows[i],
+                                      prepared.counts, false));
+    results.insert(results.end(), terms.back().begin(), terms.back().end());
   }
+  const LossTerms own = own_terms(terms, read_together(*setup_.ctx, results));
   return {sum_over_ranks(own, setup_.models.student->config.mamba.ssm_layers.size()), prepared.counts};
 }
 

@@ -2,6 +2,12 @@
 // logs and writes checkpoints, is in launch/.
 #pragma once
 
+#include <array>
+#include <exception>
+#include <functional>
+#include <optional>
+#include <span>
+#include <string>
 #include <vector>
 
 #include "core/comm.h"
@@ -38,9 +44,30 @@ class Trainer {
   };
   explicit Trainer(Setup setup);
 
-  // Update `number` (1 is the first), which begins after `samples_before` samples of the run. `batches` is this rank's
-  // share and may be empty. Error on every rank, before any parameter has changed, when a loss or the gradient norm is
-  // not finite.
+  // What the host does for an update: rows spliced and counted over all ranks, pictures sent to the device.
+  struct Prepared {
+    std::vector<MicroBatch> batches;  // without what only the host needs
+    std::vector<SplicedRows> rows;
+    UpdateCounts counts;  // over all ranks
+    int64_t tokens = 0;
+    std::exception_ptr error;  // what went wrong here
+    int64_t failed_ranks = 0;  // that have an error
+  };
+
+  // An update in three steps, so that the next one can be prepared while the device computes this one:
+  //   prepare -> begin -> (prepare the next) -> finish
+  // Every rank makes the same calls in the same order. `fetch` returns this rank's micro-batches, maybe none. What it
+  // or the rest of prepare() throws is kept until begin(), so that the update before comes to its end on every rank.
+  using Fetch = std::function<std::vector<MicroBatch>()>;
+  Prepared prepare(const Fetch& fetch);
+  // Update `number` (1 is the first), which begins after `samples_before` samples of the run: gradients. On a GPU the
+  // work is queued only. Error on every rank when the preparation failed on one, or without samples.
+  void begin(const Prepared& prepared, int64_t number, int64_t samples_before);
+  // Waits for the gradients and changes the parameters. Error on every rank, before any parameter has changed, when a
+  // loss or the gradient norm is not finite.
+  UpdateReport finish();
+
+  // All three.
   UpdateReport update(const std::vector<MicroBatch>& batches, int64_t number, int64_t samples_before);
 
   // Loss terms over this and the other ranks' batches, forward only; the denominators are those of all of them
@@ -52,15 +79,22 @@ class Trainer {
   Evaluation evaluate(const std::vector<MicroBatch>& batches);
 
  private:
-  struct Prepared {
-    std::vector<SplicedRows> rows;
-    UpdateCounts counts;  // over all ranks
+  // The update between begin() and finish().
+  struct Running {
+    int64_t number = 0;
+    double lr = 0;
+    UpdateCounts counts;
     int64_t tokens = 0;
+    std::vector<QueuedTerms> terms;  // of each micro-batch with rows
   };
-  Prepared prepare(const std::vector<MicroBatch>& batches);
+  void prepare_batch(const MicroBatch& batch, Prepared& out, std::array<int64_t, 5>& sums);
+  void check_prepared(const Prepared& prepared, const std::string& what);
+  void count_over_ranks(Prepared& out, std::array<int64_t, 5>& sums);
+  LossTerms own_terms(const std::vector<QueuedTerms>& terms, std::span<const double> values) const;
   LossTerms sum_over_ranks(const LossTerms& own, size_t layers);
   Setup setup_;
   GradSync sync_;
+  std::optional<Running> running_;
 };
 
 }  // namespace matvlm

@@ -362,10 +362,16 @@ int TrainingRun::run() {
   if (evaluation_due()) evaluate();
   watchdog.heartbeat();
   bool stopped = false;
+  const auto prepare = [&] { return trainer_->prepare([&] { return next_update(); }); };
+  Trainer::Prepared next;
+  if (state_.samples < config_.schedule.total) next = prepare();
   while (state_.samples < config_.schedule.total && !stopped) {
     const Clock::time_point start = Clock::now();
-    const std::vector<MicroBatch> batches = next_update();
-    const UpdateReport update = trainer_->update(batches, state_.update + 1, state_.samples);
+    trainer_->begin(next, state_.update + 1, state_.samples);
+    // While the device computes; a batch that is not used, because the run is stopped, is made again when it resumes.
+    next = {};
+    if (state_.samples + config_.batch.size < config_.schedule.total) next = prepare();
+    const UpdateReport update = trainer_->finish();
     ++state_.update;
     state_.samples += config_.batch.size;
     state_.cursor = state_.samples % train_.size();

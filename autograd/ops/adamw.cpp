@@ -60,7 +60,11 @@ void adamw(Context& ctx, const ParameterStore& parameters, const AdamWStep& step
 }
 
 double grad_norm(Context& ctx, const ParameterStore& parameters) {
-  return parameters.empty() ? 0.0 : std::sqrt(sum_squares(ctx, parameters.grad()));
+  return std::sqrt(grad_squares(ctx, parameters).to_vector<double>(ctx)[0]);
+}
+
+Tensor grad_squares(Context& ctx, const ParameterStore& parameters) {
+  return parameters.empty() ? Tensor::zeros(ctx, {1}, DType::f64) : queue_sum_squares(ctx, parameters.grad());
 }
 
 }  // namespace matvlm

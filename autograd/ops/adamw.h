@@ -26,5 +26,7 @@ void adamw(Context& ctx, const ParameterStore& parameters, const AdamWStep& step
 
 // Euclidean norm of all gradients together, in double. NaN or infinite if a gradient is. Synchronises.
 double grad_norm(Context& ctx, const ParameterStore& parameters);
+// Its square on the device, f64 [1], without waiting for it.
+Tensor grad_squares(Context& ctx, const ParameterStore& parameters);
 
 }  // namespace matvlm

@@ -18,17 +18,20 @@ void add_column_sums(Context& ctx, const Tensor& src, const Tensor& dst) {
   add_column_sums_cpu(src.rows(), src.cols(), src.data<float>(), src.row_stride(), dst.data<float>());
 }
 
-double sum_squares(Context& ctx, const Tensor& x) {
+double sum_squares(Context& ctx, const Tensor& x) { return queue_sum_squares(ctx, x).to_vector<double>(ctx)[0]; }
+
+Tensor queue_sum_squares(Context& ctx, const Tensor& x) {
   check_dtype("sum_squares", "x", x, DType::f32);
   check(x.contiguous(), "[sum_squares] found a column range of ", shape_string(x.shape()), ", expected all of it");
-  if (!x.on_gpu()) return sum_squares_cpu(x.numel(), x.data<float>());
+  if (!x.on_gpu()) {
+    Tensor sum = Tensor::empty(ctx, {1}, DType::f64);
+    *sum.data<double>() = sum_squares_cpu(x.numel(), x.data<float>());
+    return sum;
+  }
   const int64_t blocks = (x.numel() + kSquaresBlock - 1) / kSquaresBlock;
   const Tensor scratch = Tensor::empty(ctx, {blocks + 1}, DType::f64);
-  double* result = scratch.data<double>() + blocks;
-  sum_squares_cuda(ctx, x.numel(), x.data<float>(), scratch.data<double>(), result);
-  double host = 0;
-  ctx.to_host(&host, result, sizeof(host));
-  return host;
+  sum_squares_cuda(ctx, x.numel(), x.data<float>(), scratch.data<double>(), scratch.data<double>() + blocks);
+  return scratch.slice_rows(blocks, blocks + 1);
 }
 
 }  // namespace matvlm

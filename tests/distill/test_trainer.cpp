@@ -1,8 +1,11 @@
 // One update: what it reports, and NaN that stops it before it changes anything.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <bit>
 #include <cmath>
+#include <string>
+#include <thread>
 
 #include "core/error.h"
 #include "tests/support/tiny_model.h"
@@ -60,6 +63,81 @@ TEST(NotFinite, AnUpdateIsRefusedAndChangesNothing) {
   labels.layer = LayerLossKind::none;
   labels.ce_weight = 1;
   expect_refused(mixer + "out_proj.weight", labels, "update 2: the label loss");
+}
+
+// Updates whose successors are prepared while they run give the bits of updates one after the other; an error of the
+// preparation waits for its turn.
+TEST(Trainer, TheNextUpdateIsPreparedWhileOneRuns) {
+  const auto plain = make_tiny_models(ctx(), tiny_student());
+  const auto ahead = make_tiny_models(ctx(), tiny_student());
+  const auto comms = make_local_comms(1);
+  Trainer one_by_one(tiny_setup(ctx(), *comms[0], *comms[0], *plain, LossConfig()));
+  Trainer pipelined(tiny_setup(ctx(), *comms[0], *comms[0], *ahead, LossConfig()));
+  const auto batches = [](int64_t update) {
+    return std::vector<MicroBatch>{tiny_batch(2 * update, 1), tiny_batch(2 * update + 1, 1)};
+  };
+  const auto prepare = [&](int64_t update) {
+    return pipelined.prepare([&] {
+      check(update < 3, "no more data");
+      return batches(update);
+    });
+  };
+  Trainer::Prepared next = prepare(0);
+  for (int64_t update = 0; update < 3; ++update) {
+    const UpdateReport expected = one_by_one.update(batches(update), update + 1, 2 * update);
+    pipelined.begin(next, update + 1, 2 * update);
+    EXPECT_THROW(pipelined.begin(next, update + 2, 2 * update), Error) << "begun twice";
+    next = prepare(update + 1);
+    const UpdateReport found = pipelined.finish();
+    EXPECT_EQ(found.terms.total, expected.terms.total);
+    EXPECT_EQ(found.grad_norm, expected.grad_norm);
+    EXPECT_EQ(found.tokens, expected.tokens);
+    EXPECT_EQ(found.lr, expected.lr);
+    EXPECT_EQ(ahead->store().master().to_floats(ctx()), plain->store().master().to_floats(ctx()));
+  }
+  EXPECT_EQ(next.failed_ranks, 1);
+  try {
+    pipelined.begin(next, 4, 6);
+    ADD_FAILURE() << "no error";
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(), "no more data");
+  }
+  EXPECT_THROW(pipelined.finish(), Error) << "finished without a beginning";
+}
+
+// When one rank cannot prepare the next update, both finish this one; then the failed rank tells why, and the other
+// waits until the run is ended.
+TEST(Trainer, APreparationThatFailsOnOneRank) {
+  const auto comms = make_local_comms(2);
+  std::array<std::string, 2> messages;
+  std::array<std::vector<float>, 2> masters;
+  const auto run = [&](size_t rank) {
+    const std::unique_ptr<Context> own = make_cpu_context(1);
+    const auto models = make_tiny_models(*own, tiny_student());
+    Trainer trainer(tiny_setup(*own, *comms[rank], *comms[rank], *models, LossConfig()));
+    const auto batch = [&] { return std::vector<MicroBatch>{tiny_batch(static_cast<int64_t>(rank), 1)}; };
+    Trainer::Prepared next = trainer.prepare(batch);
+    trainer.begin(next, 1, 0);
+    next = trainer.prepare([&] {
+      check(rank == 0, "no data");
+      return batch();
+    });
+    trainer.finish();
+    masters[rank] = models->store().master().to_floats(*own);
+    try {
+      trainer.begin(next, 2, 2);
+    } catch (const Error& error) {
+      messages[rank] = error.what();
+      if (rank == 1) comms[rank]->abort(1);
+    }
+  };
+  std::thread other(run, 1);
+  run(0);
+  other.join();
+  EXPECT_EQ(messages[1], "no data");
+  EXPECT_NE(messages[0], "");
+  EXPECT_FALSE(masters[0].empty());
+  EXPECT_EQ(masters[0], masters[1]);
 }
 
 TEST(Trainer, ReportsWhatTheUpdateSaw) {
