@@ -25,6 +25,11 @@ void line(const std::string& name, const std::string& value) {
   std::cout << "  " << std::left << std::setw(22) << name << value << "\n";
 }
 
+// GB/s that each rank's links carry in a ring, as nccl-tests reckons.
+double bus_rate(const BenchResult& r, int ranks) {
+  return r.comm_ms > 0 ? 2.0 * (ranks - 1) / ranks * static_cast<double>(r.comm_bytes) / r.comm_ms / 1e6 : 0.0;
+}
+
 std::string title(const BenchResult& r) {
   return cat("B ", r.shape.batch, ", L ", r.shape.length, r.images > 0 ? " with a picture each" : ", text only",
              ", recompute ", r.shape.recompute);
@@ -42,8 +47,7 @@ void print(const BenchResult& r, double ceiling, int ranks) {
   line("model TFLOP/s", cat(rate(r.tflops()), " (", rate(r.flops.total() / 1e12), " TFLOP an update), ",
                             fixed(100 * r.tflops() / ceiling, 1), " % of the matrix product's"));
   if (ranks > 1) {
-    const double moved = 2.0 * (ranks - 1) / ranks * static_cast<double>(r.comm_bytes);
-    line("sum over ranks alone", cat(fixed(r.comm_ms, 2), " ms, bus ", fixed(moved / r.comm_ms / 1e6, 1), " GB/s"));
+    line("sum over ranks alone", cat(fixed(r.comm_ms, 2), " ms, bus ", fixed(bus_rate(r, ranks), 1), " GB/s"));
     line("of it hidden", cat(fixed(100 * r.comm_hidden(), 1), " %"));
   }
   line("peak memory", cat(memory_text(r.peak_bytes), " live, ", memory_text(r.reserved_bytes), " taken"));
@@ -51,7 +55,7 @@ void print(const BenchResult& r, double ceiling, int ranks) {
   std::cout << std::flush;
 }
 
-Json to_json(const BenchResult& r, double ceiling) {
+Json to_json(const BenchResult& r, double ceiling, int ranks) {
   Json parts = Json::object();
   for (size_t i = 0; i < kStepParts; ++i) parts.set(step_part_name(static_cast<StepPart>(i)), r.parts[i]);
   Json out = Json::object();
@@ -59,6 +63,7 @@ Json to_json(const BenchResult& r, double ceiling) {
   out.set("recompute", std::string_view(r.shape.recompute)).set("ms", r.ms).set("parts_ms", parts);
   out.set("tokens_per_second", r.tokens_per_second).set("tflop", r.flops.total() / 1e12).set("tflops", r.tflops());
   out.set("share_of_matmul", r.tflops() / ceiling).set("comm_ms", r.comm_ms).set("comm_hidden", r.comm_hidden());
+  out.set("comm_bytes", r.comm_bytes).set("comm_bus_gb_per_second", bus_rate(r, ranks));
   out.set("peak_bytes", r.peak_bytes).set("reserved_bytes", r.reserved_bytes).set("loss", r.loss);
   return out;
 }
@@ -90,7 +95,7 @@ int run_bench_step(Process& process, const BenchStepArgs& args) {
   Json results = Json::array();
   for (const auto& [shape, config] : runs) {
     const BenchResult result = bench.run(config, shape, args.updates);
-    results.push(to_json(result, ceiling));
+    results.push(to_json(result, ceiling, process.size()));
     if (speaks) print(result, ceiling, process.size());
   }
   if (!speaks || args.json.empty()) return 0;

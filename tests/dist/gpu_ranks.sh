@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Data-parallel training on N ranks of this machine, one GPU each, after the build: called by tests/gpu --ranks N.
-# Correctness first, then all-reduce bandwidth and the throughput of a distillation on 1, 2, 4, ... N ranks with a
-# random teacher of 200 M parameters. Every step has a time limit of its own and stops no other; the table comes last.
+# Correctness first, then all-reduce bandwidth and, on 1, 2, 4, ... N ranks, the throughput of a distillation with a
+# random teacher of 200 M parameters and the step of the full-size model. Every step has a time limit of its own and stops no other; the table comes last.
 # usage: gpu_ranks.sh RANKS BUILD LOGS [cuda|cpu]; cpu runs the same way over MPI with small sizes, to try this script.
 set -uo pipefail
 ranks=$1
@@ -23,10 +23,12 @@ if [[ $device == cuda ]]; then
   precision=bf16 samples=256 image=224 patch=16 batch=32 updates=80 every=20 threads=6
   text='hidden: 1024, layers: 12, heads: 16, kv_heads: 16, mlp: 4096'
   vision='width: 768, layers: 6, heads: 12, mlp: 3072'
+  full=(--config configs/bench-full.yaml --shapes 4x1024)
 else
   precision=f32 samples=64 image=32 patch=16 batch=4 updates=8 every=2 threads=1
   text='hidden: 64, layers: 4, heads: 4, kv_heads: 4, mlp: 128'
   vision='width: 32, layers: 2, heads: 2, mlp: 64'
+  full=(--config tests/bench/sweep-test.yaml --set student.ssm_fraction=0.5 --shapes 2x40 --updates 3)
 fi
 
 status=0
@@ -123,6 +125,9 @@ else
   note scaling "FAILED: the data and the teacher could not be made: $(tail -n 1 "$work/prepare.out" | cut -c1-200)"
 fi
 cat "$work/prepare.out" >>"$logs/scaling.log"
+for n in "${numbers[@]}"; do
+  step "full size on $n" 90 full-size.log "$mpiexec" -n "$n" "$matvlm" bench step "${full[@]}" --json "$work/full-$n.json"
+done
 step all-reduce 60 allreduce.log "$mpiexec" -n "$ranks" "$build/tests/bench_allreduce" "$device" "${gradients:-0}"
 sum_ms=$(sed -nE 's/^gradients .*: ([0-9.]+) ms.*/\1/p' "$work/out")
 
@@ -140,6 +145,21 @@ for n in "${numbers[@]}"; do
       if (n == ranks && sum > 0) { h = 1 - wait / sum; hidden = sprintf("%.0f %%", 100 * (h < 0 ? 0 : h)) }
       printf "%-6d %12.0f %10.1f%% %9.2f %13.3f %10s %9.1f%%\n", n, t, (base > 0 ? 100 * t / (n * base) : 0),
         1000 * eta / every, wait, hidden, 100 * data
+    }'
+done
+# Of the first shape.
+full_number() { sed -nE "s/^ *\"$2\": (-?[0-9.eE+-]+),?$/\1/p" "$work/full-$1.json" | head -n 1; }
+printf '%-6s %12s %11s %9s %11s %10s %9s   full-size step, %s\n' ranks tokens/s efficiency step/ms sum/ms bus/GB/s hidden "${full[*]:2}"
+base=
+for n in "${numbers[@]}"; do
+  [[ -s $work/full-$n.json ]] || continue
+  cp "$work/full-$n.json" "$logs/"
+  ((n == 1)) && base=$(full_number 1 tokens_per_second)
+  awk -v n="$n" -v t="$(full_number "$n" tokens_per_second)" -v base="${base:-0}" -v ms="$(full_number "$n" ms)" \
+    -v sum="$(full_number "$n" comm_ms)" -v bus="$(full_number "$n" comm_bus_gb_per_second)" \
+    -v hidden="$(full_number "$n" comm_hidden)" 'BEGIN {
+      printf "%-6d %12.0f %10.1f%% %9.2f %11.2f %10.1f %8.0f%%\n", n, t, (base > 0 ? 100 * t / (n * base) : 0), ms, sum, bus,
+        100 * hidden
     }'
 done
 echo "hidden: 1 - wait after backward / time of the same sum alone (${sum_ms:--} ms); $batch samples a GPU and update, $precision"
