@@ -10,7 +10,6 @@
 #include "autograd/ops/conv1d.h"
 #include "autograd/ops/gated_rms_norm.h"
 #include "autograd/ops/layer_norm.h"
-#include "autograd/ops/linear.h"
 #include "autograd/ops/rms_norm.h"
 #include "autograd/ops/rotary.h"
 #include "autograd/ops/ssd.h"
@@ -27,9 +26,7 @@ AttentionMixer make_attention(const ModelWeights& weights, const TextConfig& c, 
   m.frequencies = rope_frequencies(c);
   const int64_t q = c.heads * c.head_dim;
   const int64_t kv = c.kv_heads * c.head_dim;
-  m.q = make_affine(weights, prefix + "q_proj", {q, c.hidden}, c.block.qkv_bias);
-  m.k = make_affine(weights, prefix + "k_proj", {kv, c.hidden}, c.block.qkv_bias);
-  m.v = make_affine(weights, prefix + "v_proj", {kv, c.hidden}, c.block.qkv_bias);
+  m.qkv = make_joined(weights, prefix, {"q_proj", "k_proj", "v_proj"}, {q, kv, kv}, c.hidden, c.block.qkv_bias);
   m.dense = make_affine(weights, layer + attention_output_name(c), {c.hidden, q}, c.block.dense_bias);
   return m;
 }
@@ -61,8 +58,7 @@ Mlp make_mlp(const ModelWeights& weights, const std::string& prefix, int64_t hid
   Mlp m;
   m.kind = spec.mlp;
   if (spec.mlp == MlpKind::swiglu) {
-    m.fc1 = make_affine(weights, prefix + "gate_proj", {inner, hidden}, spec.mlp_bias);
-    m.up = make_affine(weights, prefix + "up_proj", {inner, hidden}, spec.mlp_bias);
+    m.gate_up = make_joined(weights, prefix, {"gate_proj", "up_proj"}, {inner, inner}, hidden, spec.mlp_bias);
     m.fc2 = make_affine(weights, prefix + "down_proj", {hidden, inner}, spec.mlp_bias);
   } else {
     m.fc1 = make_affine(weights, prefix + "fc1", {inner, hidden}, spec.mlp_bias);
@@ -72,13 +68,16 @@ Mlp make_mlp(const ModelWeights& weights, const std::string& prefix, int64_t hid
 }
 
 Var run_attention(Graph& g, const AttentionMixer& m, const Var& x, const Pass& pass, int64_t layer) {
-  Var q = run_affine(g, m.q, x);
-  Var k = run_affine(g, m.k, x);
-  const Var v = run_affine(g, m.v, x);
+  const int64_t width = m.heads * m.head_dim;
+  const int64_t kv_width = m.kv_heads * m.head_dim;
+  Var qkv = linear_joined(g, x, m.qkv);
+  // The product is in no other use, so q and k are turned where they are.
   if (!m.frequencies.empty()) {
-    q = rotary(g, q, m.heads, m.head_dim, m.frequencies, pass.positions);
-    k = rotary(g, k, m.kv_heads, m.head_dim, m.frequencies, pass.positions);
+    qkv = rotary_in_place(g, qkv, m.heads + m.kv_heads, m.head_dim, m.frequencies, pass.positions);
   }
+  const Var q = g.slice_cols(qkv, 0, width);
+  const Var k = g.slice_cols(qkv, width, width + kv_width);
+  const Var v = g.slice_cols(qkv, width + kv_width, width + 2 * kv_width);
   const AttentionShape shape{m.heads, m.kv_heads, m.head_dim, m.causal,
                              1.0 / std::sqrt(static_cast<double>(m.head_dim))};
   Var mixed;
@@ -129,6 +128,21 @@ Affine make_affine(const ModelWeights& weights, const std::string& prefix, const
   return m;
 }
 
+JoinedLinear make_joined(const ModelWeights& weights, const std::string& prefix, const std::vector<std::string>& names,
+                         const std::vector<int64_t>& widths, int64_t inputs, bool bias) {
+  JoinedLinear m;
+  std::vector<std::string> matrices, biases;
+  for (size_t i = 0; i < names.size(); ++i) {
+    const Affine part = make_affine(weights, prefix + names[i], {widths[i], inputs}, bias);
+    m.parts.push_back({part.weight, part.bias});
+    matrices.push_back(prefix + names[i] + ".weight");
+    biases.push_back(prefix + names[i] + ".bias");
+  }
+  m.w = weights.joined(matrices);
+  if (bias) m.bias = weights.joined(biases);
+  return m;
+}
+
 Norm make_norm(const ModelWeights& weights, const std::string& prefix, int64_t width, NormKind kind, double eps) {
   Norm m;
   m.kind = kind;
@@ -167,9 +181,7 @@ Block make_vision_block(const ModelWeights& weights, const VisionConfig& config,
   m.heads = m.kv_heads = config.heads;
   m.head_dim = d / config.heads;
   m.causal = false;
-  m.q = make_affine(weights, prefix + "self_attn.q_proj", {d, d}, true);
-  m.k = make_affine(weights, prefix + "self_attn.k_proj", {d, d}, true);
-  m.v = make_affine(weights, prefix + "self_attn.v_proj", {d, d}, true);
+  m.qkv = make_joined(weights, prefix + "self_attn.", {"q_proj", "k_proj", "v_proj"}, {d, d, d}, d, true);
   m.dense = make_affine(weights, prefix + "self_attn.out_proj", {d, d}, true);
   block.mixer = m;
   block.mlp = make_mlp(weights, prefix + "mlp.", d, config.mlp, block.spec);
@@ -185,7 +197,9 @@ Var run_norm(Graph& g, const Norm& m, const Var& x) {
 
 Var run_mlp(Graph& g, const Mlp& m, const Var& x) {
   if (m.kind == MlpKind::swiglu) {
-    return run_affine(g, m.fc2, swiglu(g, run_affine(g, m.fc1, x), run_affine(g, m.up, x)));
+    const Var both = linear_joined(g, x, m.gate_up);
+    const int64_t inner = both.value().cols() / 2;
+    return run_affine(g, m.fc2, swiglu(g, g.slice_cols(both, 0, inner), g.slice_cols(both, inner, 2 * inner)));
   }
   return run_affine(g, m.fc2, activation(g, run_affine(g, m.fc1, x), Activation::gelu_tanh));
 }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "autograd/graph.h"
+#include "autograd/ops/linear.h"
 #include "layers/config.h"
 #include "layers/pass.h"
 #include "layers/weights.h"
@@ -25,11 +26,13 @@ struct Norm {
 };
 struct Mlp {
   MlpKind kind = MlpKind::gelu;
-  Affine fc1, fc2;  // gelu; for swiglu fc1 is the gate and fc2 the down projection
-  Affine up;        // swiglu only
+  Affine fc1;            // gelu only
+  JoinedLinear gate_up;  // swiglu only
+  Affine fc2;            // of swiglu the down projection
 };
 struct AttentionMixer {
-  Affine q, k, v, dense;
+  JoinedLinear qkv;
+  Affine dense;
   int64_t heads = 0, kv_heads = 0, head_dim = 0;
   std::vector<double> frequencies;  // of the rotary pairs; empty: no rotary (vision)
   bool causal = true;
@@ -53,6 +56,9 @@ struct Block {
 };
 
 Affine make_affine(const ModelWeights& weights, const std::string& prefix, const Shape& shape, bool bias);
+// Layers of one input, `prefix` followed by each name; widths: their output features.
+JoinedLinear make_joined(const ModelWeights& weights, const std::string& prefix, const std::vector<std::string>& names,
+                         const std::vector<int64_t>& widths, int64_t inputs, bool bias);
 Norm make_norm(const ModelWeights& weights, const std::string& prefix, int64_t width, NormKind kind, double eps);
 Block make_text_block(const ModelWeights& weights, const ModelConfig& config, int64_t layer);
 Block make_vision_block(const ModelWeights& weights, const VisionConfig& config, int64_t layer);

@@ -105,6 +105,19 @@ std::vector<ModelTensor> model_tensors(const ModelConfig& config) {
   return out;
 }
 
+std::vector<std::string> joined_names(const std::string& first) {
+  static const std::vector<std::vector<std::string>> groups = {{".q_proj.", ".k_proj.", ".v_proj."},
+                                                               {".gate_proj.", ".up_proj."}};
+  for (const std::vector<std::string>& group : groups) {
+    const size_t at = first.find(group[0]);
+    if (at == std::string::npos) continue;
+    std::vector<std::string> out;
+    for (const std::string& part : group) out.push_back(std::string(first).replace(at, group[0].size(), part));
+    return out;
+  }
+  return {first};
+}
+
 bool is_unused_tensor(const ModelConfig& config, const std::string& name) {
   const std::string tower = "vision_tower._vision_tower.";
   if (name.ends_with("rotary_emb.inv_freq") || name.ends_with("position_ids")) return true;

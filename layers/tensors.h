@@ -32,6 +32,10 @@ std::vector<ModelTensor> mamba_tensors(const ModelConfig& config, int64_t layer)
 // rotary tables. They are no error, and an export keeps them.
 bool is_unused_tensor(const ModelConfig& config, const std::string& name);
 
+// The tensors that are one matrix (or one bias) in memory with `first`, in order, because their products have the same
+// input: q, k and v of attention, gate and up of SwiGLU. `first` alone when it begins no such group.
+std::vector<std::string> joined_names(const std::string& first);
+
 // The name under which `source` holds the canonical `name`, or "" when it does not. A language model's own checkpoint
 // leaves out `language_model.`.
 std::string name_in_source(const TensorSource& source, const std::string& name);

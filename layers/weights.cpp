@@ -1,8 +1,9 @@
 // Frozen tensors and parameters of a model.
 #include "layers/weights.h"
 
+#include <algorithm>
 #include <array>
-#include <optional>
+#include <set>
 #include <span>
 #include <utility>
 
@@ -29,6 +30,35 @@ std::vector<float> ModelWeights::values(Context& ctx, const std::string& name) c
   return found->second.to_floats(ctx);
 }
 
+Tensor ModelWeights::joined(const std::vector<std::string>& names) const {
+  const Parameter* first = store_->find(names.at(0));
+  const Parameter* last = first;
+  for (size_t i = 1; first != nullptr && i < names.size(); ++i) {
+    const Parameter* next = store_->find(names[i]);
+    if (next == nullptr || next->offset != last->offset + last->numel || next->value.dtype() != last->value.dtype()) {
+      return {};
+    }
+    last = next;
+  }
+  if (first != nullptr) {
+    Shape shape = first->shape;
+    shape[0] = (last->offset + last->numel - first->offset) / (first->numel / shape[0]);
+    const Tensor& arena = first->value.dtype() == DType::f32 ? store_->master() : store_->compute();
+    return arena.slice_rows(first->offset, last->offset + last->numel).reshape(shape);
+  }
+  const auto found = joined_.find(names[0]);
+  if (found == joined_.end()) return {};
+  int64_t begin = 0;
+  for (const std::string& name : names) {
+    const auto part = frozen_.find(name);
+    if (part == frozen_.end() || begin + part->second.dim(0) > found->second.dim(0)) return {};
+    const int64_t end = begin + part->second.dim(0);
+    if (found->second.slice_rows(begin, end).raw() != part->second.raw()) return {};
+    begin = end;
+  }
+  return begin == found->second.dim(0) ? found->second : Tensor();
+}
+
 int64_t ModelWeights::numel() const {
   int64_t n = store_->numel();
   for (const auto& [name, tensor] : frozen_) n += tensor.numel();
@@ -47,16 +77,105 @@ void check_finite(const TensorSource& source, const std::string& name, DType dty
   fail(source.path(), ": '", name, "': found ", value[0], " at element ", bad, ", expected finite numbers");
 }
 
-// The tensor straight from the mapped file, where it is stored as it is wanted.
-std::optional<Tensor> stored_tensor(Context& ctx, const TensorSource& source, const ModelTensor& t, DType dtype) {
-  const std::string name = name_in_source(source, t.name);
-  if (name.empty() || source.info(name).dtype != dtype) return std::nullopt;
+// Writes the tensor straight from the mapped file, where it is stored as it is wanted; else false.
+bool write_stored(Context& ctx, const TensorSource& source, const std::string& canonical, const Tensor& to) {
+  const std::string name = name_in_source(source, canonical);
+  if (name.empty() || source.info(name).dtype != to.dtype()) return false;
   const auto bytes = source.plain_bytes(name);
-  if (!bytes) return std::nullopt;
-  check_finite(source, name, dtype, *bytes);
-  Tensor tensor = Tensor::empty(ctx, t.shape, dtype);
-  ctx.to_device(tensor.raw(), bytes->data(), static_cast<int64_t>(bytes->size()));
-  return tensor;
+  if (!bytes) return false;
+  check_finite(source, name, to.dtype(), *bytes);
+  ctx.to_device(to.raw(), bytes->data(), static_cast<int64_t>(bytes->size()));
+  return true;
+}
+
+void write_floats(Context& ctx, const std::vector<float>& values, const Tensor& to) {
+  if (to.dtype() == DType::f32) return ctx.to_device(to.raw(), values.data(), to.numel() * dtype_size(DType::f32));
+  std::vector<bf16> rounded(values.size());
+  for (size_t i = 0; i < values.size(); ++i) rounded[i] = bf16(values[i]);
+  ctx.to_device(to.raw(), rounded.data(), to.numel() * dtype_size(to.dtype()));
+}
+
+std::vector<float> values_of(const ValueSource& values, const ModelTensor& t) {
+  std::vector<float> host = values(t.name);
+  check(static_cast<int64_t>(host.size()) == shape_numel(t.shape), "[weights] '", t.name, "': found ", host.size(),
+        " values, expected ", shape_numel(t.shape));
+  return host;
+}
+
+using Names = std::map<std::string, const ModelTensor*>;
+
+// Those of the tensor's group that the model has, the tensor first.
+std::vector<const ModelTensor*> group_of(const Names& by_name, const ModelTensor& t) {
+  std::vector<const ModelTensor*> out;
+  for (const std::string& name : joined_names(t.name)) {
+    if (by_name.contains(name)) out.push_back(by_name.at(name));
+  }
+  return out;
+}
+
+// Memory for the frozen tensors of a group, which is one tensor when all of them are the model's own.
+void allocate_frozen(Context& ctx, ModelWeights& out, const std::vector<const ModelTensor*>& group, DType dtype) {
+  const auto is_taken = [&](const ModelTensor* t) {
+    return out.frozen().contains(t->name) || out.store().find(t->name) != nullptr;
+  };
+  if (group.size() == 1 || std::any_of(group.begin(), group.end(), is_taken)) {
+    if (!is_taken(group[0])) {
+      const ModelTensor& t = *group[0];
+      out.set_frozen(t.name, Tensor::empty(ctx, t.shape, t.keep_float32 ? DType::f32 : dtype));
+    }
+    return;
+  }
+  Shape shape = group[0]->shape;
+  for (size_t i = 1; i < group.size(); ++i) shape[0] += group[i]->shape[0];
+  const Tensor rows = Tensor::empty(ctx, shape, dtype);
+  out.set_joined(group[0]->name, rows);
+  int64_t begin = 0;
+  for (const ModelTensor* t : group) {
+    out.set_frozen(t->name, rows.slice_rows(begin, begin + t->shape[0]));
+    begin += t->shape[0];
+  }
+}
+
+// The parameters, parts of one product one behind the other.
+void declare_trained(ModelWeights& out, const std::vector<ModelTensor>& tensors, const Names& by_name,
+                     const std::function<bool(const std::string&)>& trained) {
+  for (const ModelTensor& t : tensors) {
+    for (const ModelTensor* part : group_of(by_name, t)) {
+      if (trained(part->name) && out.store().find(part->name) == nullptr) {
+        out.store().declare(part->name, part->shape, part->keep_float32);
+      }
+    }
+  }
+}
+
+// stored: the file that tensors are taken from as they are, where that is possible; else from `values`.
+ModelWeights fill_weights(Context& ctx, const ModelConfig& config, DType dtype,
+                          const std::function<bool(const std::string&)>& trained, const ValueSource& values,
+                          const ModelWeights* shared, const TensorSource* stored) {
+  ModelWeights out;
+  const std::vector<ModelTensor> tensors = model_tensors(config);
+  Names by_name;
+  for (const ModelTensor& t : tensors) by_name[t.name] = &t;
+  declare_trained(out, tensors, by_name, trained);
+  out.store().allocate(ctx, dtype);
+  std::set<std::string> full;
+  for (const ModelTensor& t : tensors) {
+    if (shared == nullptr || out.store().find(t.name) != nullptr || !shared->frozen().contains(t.name)) continue;
+    out.set_frozen(t.name, shared->frozen().at(t.name));
+    if (shared->joined().contains(t.name)) out.set_joined(t.name, shared->joined().at(t.name));
+    full.insert(t.name);
+  }
+  for (const ModelTensor& t : tensors) {
+    if (full.contains(t.name)) continue;
+    if (const Parameter* parameter = out.store().find(t.name)) {
+      set_parameter(ctx, *parameter, values_of(values, t));
+      continue;
+    }
+    allocate_frozen(ctx, out, group_of(by_name, t), dtype);
+    const Tensor& to = out.frozen().at(t.name);
+    if (stored == nullptr || !write_stored(ctx, *stored, t.name, to)) write_floats(ctx, values_of(values, t), to);
+  }
+  return out;
 }
 
 }  // namespace
@@ -82,41 +201,14 @@ void set_parameter(Context& ctx, const Parameter& parameter, const std::vector<f
 ModelWeights make_weights(Context& ctx, const ModelConfig& config, DType dtype,
                           const std::function<bool(const std::string&)>& trained, const ValueSource& values,
                           const ModelWeights* shared) {
-  ModelWeights out;
-  const std::vector<ModelTensor> tensors = model_tensors(config);
-  for (const ModelTensor& t : tensors) {
-    if (trained(t.name)) out.store().declare(t.name, t.shape, t.keep_float32);
-  }
-  out.store().allocate(ctx, dtype);
-  for (const ModelTensor& t : tensors) {
-    const Parameter* parameter = out.store().find(t.name);
-    if (parameter == nullptr && shared != nullptr && shared->frozen().contains(t.name)) {
-      out.set_frozen(t.name, shared->frozen().at(t.name));
-      continue;
-    }
-    const std::vector<float> host = values(t.name);
-    check(static_cast<int64_t>(host.size()) == shape_numel(t.shape), "[weights] '", t.name, "': found ", host.size(),
-          " values, expected ", shape_numel(t.shape));
-    if (parameter != nullptr) {
-      set_parameter(ctx, *parameter, host);
-    } else {
-      out.set_frozen(t.name, Tensor::from_floats(ctx, host, t.shape, t.keep_float32 ? DType::f32 : dtype));
-    }
-  }
-  return out;
+  return fill_weights(ctx, config, dtype, trained, values, shared, nullptr);
 }
 
 ModelWeights load_frozen_weights(Context& ctx, const ModelConfig& config, const TensorSource& source, DType dtype) {
   check_source(config, source);
   // What needs no conversion goes to the device from the file, without a copy in between.
-  ModelWeights direct;
-  for (const ModelTensor& t : model_tensors(config)) {
-    if (auto tensor = stored_tensor(ctx, source, t, t.keep_float32 ? DType::f32 : dtype)) {
-      direct.set_frozen(t.name, std::move(*tensor));
-    }
-  }
-  return make_weights(
-      ctx, config, dtype, [](const std::string&) { return false; }, values_from(source), &direct);
+  return fill_weights(
+      ctx, config, dtype, [](const std::string&) { return false; }, values_from(source), nullptr, &source);
 }
 
 }  // namespace matvlm

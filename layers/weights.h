@@ -22,6 +22,11 @@ class ModelWeights {
   // The trained parameter of that name, or the frozen tensor. Error when absent or of another shape.
   Weight get(const std::string& name, const Shape& shape) const;
   void set_frozen(const std::string& name, Tensor value) { frozen_[name] = std::move(value); }
+  // Memory of frozen tensors that are its rows, one behind the other, by the name of the first (joined_names()).
+  void set_joined(const std::string& first, Tensor rows) { joined_[first] = std::move(rows); }
+  // Tensors as one, along their leading dimension, where they lie one behind the other in memory; else undefined.
+  Tensor joined(const std::vector<std::string>& names) const;
+  const std::map<std::string, Tensor>& joined() const { return joined_; }
   const std::map<std::string, Tensor>& frozen() const { return frozen_; }
   ParameterStore& store() const { return *store_; }
   // float32 values of a tensor of either kind, on the host.
@@ -29,7 +34,7 @@ class ModelWeights {
   int64_t numel() const;  // of all tensors
 
  private:
-  std::map<std::string, Tensor> frozen_;
+  std::map<std::string, Tensor> frozen_, joined_;
   std::shared_ptr<ParameterStore> store_;
 };
 

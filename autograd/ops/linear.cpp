@@ -13,7 +13,96 @@ void backward_weights(Context& ctx, const Tensor& dy, const Tensor& x, const Wei
   if (grad_to_add(ctx, bias) != nullptr) add_column_sums(ctx, dy, bias.param->grad);
 }
 
+// One product of a joined layer: its columns of the output.
+struct Product {
+  int64_t begin = 0, end = 0;
+  Tensor w, bias;
+};
+
+// The bias of all parts: in one piece already, or gathered.
+Tensor joined_bias(Context& ctx, const JoinedLinear& layer) {
+  if (layer.bias.defined() || !layer.parts[0].bias.defined()) return layer.bias;
+  const Tensor bias = Tensor::empty(ctx, {layer.width()}, layer.parts[0].bias.value.dtype());
+  int64_t begin = 0;
+  for (const JoinedLinear::Part& part : layer.parts) {
+    const int64_t end = begin + part.w.value.dim(0);
+    bias.slice_rows(begin, end).copy_from(ctx, part.bias.value);
+    begin = end;
+  }
+  return bias;
+}
+
+// In backward, which needs no bias, without one.
+std::vector<Product> products_of(const JoinedLinear& layer, const Tensor& bias = {}) {
+  if (layer.w.defined()) return {{0, layer.w.dim(0), layer.w, bias}};
+  std::vector<Product> out;
+  int64_t begin = 0;
+  for (const JoinedLinear::Part& part : layer.parts) {
+    const int64_t end = begin + part.w.value.dim(0);
+    out.push_back({begin, end, part.w.value, part.bias.value});
+    begin = end;
+  }
+  return out;
+}
+
+void check_joined(const Tensor& x, const JoinedLinear& layer) {
+  check(!layer.parts.empty(), "[linear] a joined layer without parts");
+  for (const JoinedLinear::Part& part : layer.parts) {
+    const Tensor& w = part.w.value;
+    check(w.rank() == 2 && w.cols() == x.cols(), "[linear] weight: found ", shape_string(w.shape()), ", expected [N, ",
+          x.cols(), "]");
+    check_dtype("linear", "weight", w, x.dtype());
+    check(part.bias.defined() == layer.parts[0].bias.defined(), "[linear] found a bias for some parts only");
+  }
+  if (layer.w.defined()) check_shape("linear", "joined weight", layer.w, {layer.width(), x.cols()});
+}
+
+void joined_backward(Graph& g, const Var& x, const JoinedLinear& layer, const Tensor& dy) {
+  Context& ctx = g.ctx();
+  int64_t begin = 0;
+  for (const JoinedLinear::Part& part : layer.parts) {
+    const int64_t end = begin + part.w.value.dim(0);
+    backward_weights(ctx, dy.slice_cols(begin, end), x.value(), part.w, part.bias);
+    begin = end;
+  }
+  if (!x.requires_grad()) return;
+  const Graph::GradSlot dx = g.grad_slot(x);
+  bool accumulate = dx.accumulate;
+  for (const Product& p : products_of(layer)) {
+    gemm(ctx, false, false, 1.0F, dy.slice_cols(p.begin, p.end), p.w, accumulate ? 1.0F : 0.0F, dx.tensor);
+    accumulate = true;
+  }
+}
+
 }  // namespace
+
+int64_t JoinedLinear::width() const {
+  int64_t n = 0;
+  for (const Part& part : parts) n += part.w.value.dim(0);
+  return n;
+}
+
+Var linear_joined(Graph& g, const Var& x, const JoinedLinear& layer) {
+  const Tensor& value = x.value();
+  check_joined(value, layer);
+  Shape shape = value.shape();
+  shape.back() = layer.width();
+  Tensor y = Tensor::empty(g.ctx(), std::move(shape), value.dtype());
+  const Tensor bias = layer.w.defined() ? joined_bias(g.ctx(), layer) : Tensor();
+  for (const Product& p : products_of(layer, bias)) {
+    gemm_bias(g.ctx(), value, p.w, p.bias, y.slice_cols(p.begin, p.end));
+  }
+  std::vector<Weight> weights;
+  bool trained = false;
+  for (const JoinedLinear::Part& part : layer.parts) {
+    weights.push_back(part.w);
+    weights.push_back(part.bias);
+    trained = trained || part.w.trainable();
+  }
+  const Var kept = trained ? x : x.route();
+  return g.node(y, {x}, weights,
+                [x = kept, layer](Graph& graph, const Tensor& dy) { joined_backward(graph, x, layer, dy); });
+}
 
 Var linear(Graph& g, const Var& x, const Weight& w, const Weight& bias) {
   const Tensor& value = x.value();

@@ -1,5 +1,7 @@
-// Linear layer: y = x W^T + bias.
+// Linear layers: y = x W^T + bias.
 #pragma once
+
+#include <vector>
 
 #include "autograd/graph.h"
 
@@ -9,5 +11,22 @@ namespace matvlm {
 // computes the gradient of x only if x needs one, and adds the gradients of w and bias in float32 only if they are
 // trained. x may be a column view.
 Var linear(Graph& g, const Var& x, const Weight& w, const Weight& bias);
+
+// Linear layers of one input side by side: q, k and v of attention, gate and up of SwiGLU.
+struct JoinedLinear {
+  struct Part {
+    Weight w, bias;  // [N_i, K], [N_i] or undefined
+  };
+  std::vector<Part> parts;
+  // The same memory as one matrix [sum of N_i, K] and one bias, where the parts lie one behind the other. w undefined:
+  // the parts are computed by a product each; bias undefined beside a w: the parts' biases, if any, are gathered.
+  Tensor w, bias;
+
+  int64_t width() const;  // sum of N_i
+};
+
+// x [..., K] -> [..., sum of N_i], contiguous: the outputs of the parts as column ranges in their order. Either all
+// parts have a bias or none. Otherwise as linear().
+Var linear_joined(Graph& g, const Var& x, const JoinedLinear& layer);
 
 }  // namespace matvlm

@@ -76,6 +76,24 @@ Var rotary_node(Graph& g, const Var& x, const Rotation& r, const Tensor& positio
 
 }  // namespace
 
+Var rotary_in_place(Graph& g, const Var& x, int64_t heads, int64_t head_dim, const std::vector<double>& frequencies,
+                    const Tensor& positions) {
+  check(!frequencies.empty(), "[rotary] found no frequencies, expected one for each pair");
+  const Rotation r{heads, head_dim, 2 * static_cast<int64_t>(frequencies.size()), 0, frequencies};
+  const int64_t width = heads * head_dim;
+  const Tensor& value = x.value();
+  check(value.rank() == 2 && value.contiguous() && value.cols() >= width, "[rotary] x: found ",
+        shape_string(value.shape()), ", expected [tokens, ", width, " or more], contiguous");
+  const Tensor turned = value.slice_cols(0, width);
+  check_arguments(g.ctx(), r, turned, positions);
+  rotate(g.ctx(), r, positions, turned, turned, false, false);
+  return g.node(value, {x}, {}, [r, width, x = x.route(), positions](Graph& graph, const Tensor& grad_output) {
+    const Tensor columns = grad_output.slice_cols(0, width);
+    rotate(graph.ctx(), r, positions, columns, columns, true, false);
+    graph.add_grad(x, grad_output);
+  });
+}
+
 Var rotary(Graph& g, const Var& x, int64_t heads, int64_t head_dim, int64_t rotary_dims, double theta,
            const Tensor& positions) {
   return rotary_node(g, x, {heads, head_dim, rotary_dims, theta, {}}, positions);

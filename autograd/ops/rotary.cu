@@ -1,6 +1,6 @@
 // Rotary embedding on a GPU: one block per token, whose cosines and sines lie in shared memory.
+#include "autograd/ops/pack_rows.cuh"
 #include "autograd/ops/rotary.h"
-#include "core/cuda_context.h"
 
 namespace matvlm {
 namespace {
@@ -12,14 +12,49 @@ struct Frequencies {
   double value[kMaxPairs];  // radians per position
 };
 
-template <class T>
-__global__ void rotary_kernel(RotaryArgs<T> a, Frequencies frequencies) {
+// V neighbouring pairs of a head: dims i ... i + V - 1 and as many from i + R/2 on.
+template <class T, int V>
+struct Pairs {
+  int64_t column = 0;  // of the first dim
+  int pair = 0;
+  float first[V], second[V];
+
+  __device__ void load(const RotaryArgs<T>& a, const T* x, int index, int half) {
+    const int packs = half / V;
+    const int head = index / packs;
+    pair = (index - head * packs) * V;
+    column = static_cast<int64_t>(head) * a.head_dim + pair;
+    load_pack(first, x + column);
+    load_pack(second, x + column + half);
+  }
+  __device__ void turn_and_store(const RotaryArgs<T>& a, T* y, const float* cosines, const float* sines, int half) {
+#pragma unroll
+    for (int i = 0; i < V; ++i) {
+      const float c = cosines[pair + i];
+      const float s = sines[pair + i];
+      const float x = first[i];
+      first[i] = x * c - s * second[i];
+      second[i] = second[i] * c + s * x;
+    }
+    store_pack(y + column, first, a.accumulate);
+    store_pack(y + column + half, second, a.accumulate);
+  }
+};
+
+// A thread turns whole pairs, so y may be x. What it loads first is on its way while the angles are computed.
+template <class T, int V>
+__global__ void __launch_bounds__(kThreads) rotary_kernel(RotaryArgs<T> a, Frequencies frequencies) {
   __shared__ float cosines[kMaxPairs];
   __shared__ float sines[kMaxPairs];
   const int64_t t = blockIdx.x;
   const int half = static_cast<int>(a.rotary_dims / 2);
-  const int head_dim = static_cast<int>(a.head_dim);
-  for (int i = threadIdx.x; i < half; i += kThreads) {
+  const int packs = static_cast<int>(a.heads) * (half / V);
+  const T* x = a.x + t * a.x_stride;
+  T* y = a.y + t * a.y_stride;
+  const int own = static_cast<int>(threadIdx.x);
+  Pairs<T, V> pairs;
+  if (own < packs) pairs.load(a, x, own, half);
+  for (int i = own; i < half; i += kThreads) {
     // Reduced to [-pi, pi] in double, so that sincosf sees a small argument with one float rounding.
     constexpr double kTwoPi = 6.283185307179586476925;
     const double angle = static_cast<double>(a.positions[t]) * frequencies.value[i];
@@ -28,19 +63,24 @@ __global__ void rotary_kernel(RotaryArgs<T> a, Frequencies frequencies) {
     if (a.inverse) sines[i] = -sines[i];
   }
   __syncthreads();
-  const T* x = a.x + t * a.x_stride;
-  T* y = a.y + t * a.y_stride;
-  const int columns = static_cast<int>(a.heads) * head_dim;
-  for (int c = threadIdx.x; c < columns; c += kThreads) {
-    const int d = c % head_dim;
-    float value = static_cast<float>(x[c]);
-    if (d < half) {
-      value = value * cosines[d] - sines[d] * static_cast<float>(x[c + half]);
-    } else if (d < 2 * half) {
-      value = value * cosines[d - half] + sines[d - half] * static_cast<float>(x[c - half]);
-    }
-    if (a.accumulate) value += static_cast<float>(y[c]);
-    y[c] = static_cast<T>(value);
+  if (own < packs) pairs.turn_and_store(a, y, cosines, sines, half);
+  for (int index = own + kThreads; index < packs; index += kThreads) {
+    pairs.load(a, x, index, half);
+    pairs.turn_and_store(a, y, cosines, sines, half);
+  }
+}
+
+// Dims R and above of every head, which pass through, where y is not x.
+template <class T>
+__global__ void pass_kernel(RotaryArgs<T> a) {
+  const int64_t t = blockIdx.x;
+  const int rest = static_cast<int>(a.head_dim - a.rotary_dims);
+  for (int i = static_cast<int>(threadIdx.x); i < static_cast<int>(a.heads) * rest; i += kThreads) {
+    const int64_t column = static_cast<int64_t>(i / rest) * a.head_dim + a.rotary_dims + i % rest;
+    float value = static_cast<float>(a.x[t * a.x_stride + column]);
+    T* to = a.y + t * a.y_stride + column;
+    if (a.accumulate) value += static_cast<float>(*to);
+    *to = static_cast<T>(value);
   }
 }
 
@@ -55,7 +95,19 @@ void rotary_cuda(Context& ctx, const RotaryArgs<T>& args) {
   for (int64_t i = 0; i < args.rotary_dims / 2; ++i) {
     frequencies.value[i] = rotary_frequency(args, i);
   }
-  rotary_kernel<<<static_cast<unsigned>(args.tokens), kThreads, 0, cuda_stream(ctx)>>>(args, frequencies);
+  const auto blocks = static_cast<unsigned>(args.tokens);
+  constexpr int kWide = kPackWidth<T>;
+  const bool wide = args.rotary_dims / 2 % kWide == 0 && args.head_dim % kWide == 0 &&
+                    rows_aligned(args.x, args.x_stride, kWide) && rows_aligned(args.y, args.y_stride, kWide);
+  if (wide && args.rotary_dims > 0) {
+    rotary_kernel<T, kWide><<<blocks, kThreads, 0, cuda_stream(ctx)>>>(args, frequencies);
+    MATVLM_LAUNCH_CHECK();
+  } else if (args.rotary_dims > 0) {
+    rotary_kernel<T, 1><<<blocks, kThreads, 0, cuda_stream(ctx)>>>(args, frequencies);
+    MATVLM_LAUNCH_CHECK();
+  }
+  if (args.x == args.y || args.rotary_dims == args.head_dim) return;
+  pass_kernel<<<blocks, kThreads, 0, cuda_stream(ctx)>>>(args);
   MATVLM_LAUNCH_CHECK();
 }
 template void rotary_cuda<float>(Context&, const RotaryArgs<float>&);

@@ -12,7 +12,8 @@
 
 namespace matvlm {
 
-// Raw op: y = rotated x (accumulate: y += rotated x); inverse turns backwards, which is also the gradient.
+// Raw op: y = rotated x (accumulate: y += rotated x); inverse turns backwards, which is also the gradient. y may be x
+// itself, without accumulate.
 template <class T>
 struct RotaryArgs {
   int64_t tokens = 0;
@@ -49,5 +50,11 @@ Var rotary(Graph& g, const Var& x, int64_t heads, int64_t head_dim, int64_t rota
 // The same with given frequencies: 2 * frequencies.size() rotary dims.
 Var rotary(Graph& g, const Var& x, int64_t heads, int64_t head_dim, const std::vector<double>& frequencies,
            const Tensor& positions);
+
+// Rotates the first heads*head_dim columns of x [T, C >= heads*head_dim] where they are: q and k of a joined
+// projection, say. x must be contiguous, the result of an op that does not read its output in backward, and in no
+// other use. The result is x's memory, and backward turns the gradient in place too.
+Var rotary_in_place(Graph& g, const Var& x, int64_t heads, int64_t head_dim, const std::vector<double>& frequencies,
+                    const Tensor& positions);
 
 }  // namespace matvlm

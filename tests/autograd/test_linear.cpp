@@ -53,6 +53,113 @@ TEST(Linear, AgainstDoubleAndComplexStep) {
   for (const LinearCase& c : kCases) check_on_cpu(c);
 }
 
+// Layers side by side, as one product each (joined 0), as one with biases apart (1) and altogether (2): their outputs
+// and gradients are those of single layers.
+struct JoinedRun {
+  std::vector<std::vector<float>> y, grads;
+  std::vector<float> dx;
+};
+
+JoinedRun run_joined(Context& ctx, DType dtype, bool trained, bool biased, int joined, bool single) {
+  constexpr int64_t kRows = 37, kIn = 48;
+  const std::vector<int64_t> widths = {64, 16, 80};
+  std::vector<OpInput> inputs;
+  for (size_t i = 0; i < widths.size(); ++i) inputs.push_back(random_parameter(cat("w", i), {widths[i], kIn}, 0.1));
+  for (size_t i = 0; i < widths.size(); ++i) {
+    inputs.push_back(random_parameter(cat("b", i), {widths[i] - widths[i] % 64 + 64}));
+  }
+  const TestParameters parameters(ctx, dtype, inputs);
+  std::map<std::string, Weight> weights = parameters.weights();
+  const Tensor all_w = Tensor::empty(ctx, {160, kIn}, dtype);
+  const Tensor all_b = Tensor::empty(ctx, {160}, dtype);
+  JoinedLinear layer;
+  int64_t begin = 0;
+  for (size_t i = 0; i < widths.size(); ++i) {
+    const int64_t end = begin + widths[i];
+    Weight w = weights.at(cat("w", i));
+    Weight b = weights.at(cat("b", i));
+    all_w.slice_rows(begin, end).copy_from(ctx, w.value);
+    all_b.slice_rows(begin, end).copy_from(ctx, b.value.slice_rows(0, widths[i]));
+    if (!trained) w.param = nullptr;
+    layer.parts.push_back({w, biased ? Weight{all_b.slice_rows(begin, end), nullptr} : Weight{}});
+    begin = end;
+  }
+  if (joined > 0) layer.w = all_w;
+  if (joined > 1 && biased) layer.bias = all_b;
+  EXPECT_EQ(layer.width(), 160);
+
+  Graph g(ctx);
+  const Var x =
+      g.input(Tensor::from_floats(ctx, convert<float>(random_values("joined x", kRows * kIn)), {kRows, kIn}, dtype));
+  std::vector<Var> parts;
+  const Var y = single ? Var() : linear_joined(g, x, layer);
+  begin = 0;
+  for (size_t i = 0; i < widths.size(); ++i) {
+    parts.push_back(single ? linear(g, x, layer.parts[i].w, layer.parts[i].bias)
+                           : g.slice_cols(y, begin, begin + widths[i]));
+    begin += widths[i];
+  }
+  JoinedRun run;
+  std::vector<Var> roots;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    run.y.push_back(parts[i].value().to_floats(ctx));
+    const Tensor dy = Tensor::from_floats(ctx, convert<float>(random_values(cat("dy", i), kRows * widths[i])),
+                                          {kRows, widths[i]}, dtype);
+    roots.push_back(g.node(Tensor::zeros(ctx, {1}, DType::f32), {parts[i]}, {},
+                           [part = parts[i], dy](Graph& graph, const Tensor&) { graph.add_grad(part, dy); }));
+  }
+  g.backward(roots);
+  run.dx = x.grad().to_floats(ctx);
+  for (size_t i = 0; i < widths.size(); ++i) run.grads.push_back(weights.at(cat("w", i)).param->grad.to_floats(ctx));
+  return run;
+}
+
+void expect_joined_as_single(Context& ctx, DType dtype) {
+  for (const bool biased : {false, true}) {
+    for (const bool trained : {false, true}) {
+      const JoinedRun single = run_joined(ctx, dtype, trained, biased, 0, true);
+      for (const int joined : {0, 1, 2}) {
+        const JoinedRun run = run_joined(ctx, dtype, trained, biased, joined, false);
+        const std::string what = cat(dtype_name(dtype), " trained ", trained, " biased ", biased, " joined ", joined);
+        for (size_t i = 0; i < single.y.size(); ++i) {
+          EXPECT_LE(relative_error(run.y[i], single.y[i]), dtype == DType::bf16 ? 1e-3 : 1e-6) << what;
+          EXPECT_LE(relative_error(run.grads[i], single.grads[i]), 1e-6) << what;
+        }
+        // Three roundings to bf16 of single layers against one.
+        EXPECT_LE(relative_error(run.dx, single.dx), dtype == DType::bf16 ? 5e-3 : 1e-6) << what;
+      }
+    }
+  }
+}
+
+TEST(Linear, JoinedIsAsSingle) { expect_joined_as_single(cpu(), DType::f32); }
+TEST(LinearCuda, JoinedIsAsSingle) {
+  const auto ctx = new_cuda();
+  expect_joined_as_single(*ctx, DType::f32);
+  expect_joined_as_single(*ctx, DType::bf16);
+}
+
+TEST(Linear, JoinedErrors) {
+  const auto weight = [](int64_t rows, int64_t cols) { return Weight{Tensor::zeros(cpu(), {rows, cols}, DType::f32)}; };
+  const Weight bias{Tensor::zeros(cpu(), {2}, DType::f32)};
+  Graph g(cpu());
+  const Var x = g.constant(Tensor::zeros(cpu(), {4, 3}, DType::f32));
+  const auto message = [&](const JoinedLinear& layer) -> std::string {
+    try {
+      linear_joined(g, x, layer);
+    } catch (const Error& e) {
+      return e.what();
+    }
+    return "no error";
+  };
+  EXPECT_EQ(message({}), "[linear] a joined layer without parts");
+  EXPECT_EQ(message({{{weight(2, 3), {}}, {weight(2, 4), {}}}, {}, {}}),
+            "[linear] weight: found [2, 4], expected [N, 3]");
+  EXPECT_EQ(message({{{weight(2, 3), bias}, {weight(2, 3), {}}}, {}, {}}), "[linear] found a bias for some parts only");
+  EXPECT_EQ(message({{{weight(2, 3), {}}, {weight(2, 3), {}}}, Tensor::zeros(cpu(), {5, 3}, DType::f32), {}}),
+            "[linear] joined weight: found [5, 3], expected [4, 3]");
+}
+
 // Of a chain of frozen products only what starts it is kept for backward; a trained weight keeps its input.
 TEST(Linear, FrozenWeightKeepsNoInput) {
   Context& ctx = cpu();

@@ -112,6 +112,37 @@ NodeResult node_rotary(Context& ctx, const RotaryCase& c, const std::vector<doub
   return result;
 }
 
+// Value and gradient of the rotation in place of the first columns of a tensor twice as wide, whose others stay.
+NodeResult in_place_rotary(Context& ctx, const RotaryCase& c, const std::vector<double>& x,
+                           const std::vector<double>& grad_out, DType dtype) {
+  const int64_t width = c.width();
+  std::vector<double> frequencies;
+  for (int64_t i = 0; i < c.rotary_dims / 2; ++i) {
+    frequencies.push_back(std::pow(c.theta, -2.0 * static_cast<double>(i) / static_cast<double>(c.rotary_dims)));
+  }
+  const auto wide = [&](const std::vector<double>& inner, float other) {
+    std::vector<float> out(static_cast<size_t>(c.tokens() * 2 * width), other);
+    for (int64_t t = 0; t < c.tokens(); ++t) {
+      for (int64_t j = 0; j < width; ++j) {
+        out[static_cast<size_t>(2 * t * width + j)] = static_cast<float>(inner[static_cast<size_t>(t * width + j)]);
+      }
+    }
+    return Tensor::from_floats(ctx, out, {c.tokens(), 2 * width}, dtype);
+  };
+  Graph g(ctx);
+  const Var whole = g.input(wide(x, 0.5F));
+  const Var y =
+      rotary_in_place(g, whole, c.heads, c.head_dim, frequencies, Tensor::from(ctx, c.positions(), {c.tokens()}));
+  EXPECT_EQ(y.value().raw(), whole.value().raw());
+  NodeResult result;
+  result.y = y.value().slice_cols(0, width).to_floats(ctx);
+  for (const float other : y.value().slice_cols(width, 2 * width).to_floats(ctx)) EXPECT_EQ(other, 0.5F);
+  g.backward(y, wide(grad_out, 0.25F));
+  result.dx = whole.grad().slice_cols(0, width).to_floats(ctx);
+  for (const float other : whole.grad().slice_cols(width, 2 * width).to_floats(ctx)) EXPECT_EQ(other, 0.25F);
+  return result;
+}
+
 TEST_P(Rotary, DoubleMatchesDefinition) {
   const RotaryCase& c = GetParam();
   const std::vector<double> x = values_of(c, "x");
@@ -160,6 +191,11 @@ TEST_P(Rotary, NodeOnColumns) {
   const NodeResult node = node_rotary(cpu(), c, x, w, DType::f32);
   EXPECT_EQ(node.y, raw_rotary(c, convert<float>(x), false));
   EXPECT_EQ(node.dx, raw_rotary(c, convert<float>(w), true));
+  if (c.rotary_dims > 0) {
+    const NodeResult in_place = in_place_rotary(cpu(), c, x, w, DType::f32);
+    EXPECT_EQ(in_place.y, node.y);
+    EXPECT_EQ(in_place.dx, node.dx);
+  }
   const NodeResult again = node_rotary(cpu(), c, x, w, DType::f32);
   EXPECT_EQ(node.y, again.y);
   EXPECT_EQ(node.dx, again.dx);
@@ -237,6 +273,11 @@ TEST_P(RotaryCuda, MatchesOracle) {
     const double ulp_term = 2 * kFloatTolerance;
     expect_within_rounding(node.y, raw_rotary(c, x, false), dtype, c.name + " y", ulp_term);
     expect_within_rounding(node.dx, raw_rotary(c, w, true), dtype, c.name + " dx", ulp_term);
+    if (c.rotary_dims > 0) {
+      const NodeResult in_place = in_place_rotary(*ctx, c, x, w, dtype);
+      EXPECT_EQ(in_place.y, node.y);
+      EXPECT_EQ(in_place.dx, node.dx);
+    }
     const NodeResult again = node_rotary(*ctx, c, x, w, dtype);
     EXPECT_EQ(node.y, again.y);
     EXPECT_EQ(node.dx, again.dx);

@@ -72,6 +72,82 @@ TEST(SharedWeights, WithoutTunedConnectorOnlyMixersAreTrained) {
   EXPECT_EQ(models->student.connector.fc1.weight.value.raw(), models->teacher.connector.fc1.weight.value.raw());
 }
 
+void expect_joined(const JoinedLinear& layer, bool joined) {
+  ASSERT_EQ(layer.w.defined(), joined);
+  if (!joined) return;
+  EXPECT_EQ(layer.w.dim(0), layer.width());
+  int64_t begin = 0;
+  for (const JoinedLinear::Part& part : layer.parts) {
+    const int64_t end = begin + part.w.value.dim(0);
+    EXPECT_EQ(layer.w.slice_rows(begin, end).raw(), part.w.value.raw());
+    EXPECT_EQ(layer.bias.defined(), part.bias.defined());
+    if (part.bias.defined()) {
+      EXPECT_EQ(layer.bias.slice_rows(begin, end).raw(), part.bias.value.raw());
+    }
+    begin = end;
+  }
+}
+
+const JoinedLinear& qkv(const Vlm& model, size_t layer) {
+  return std::get<AttentionMixer>(model.text.blocks[layer].mixer).qkv;
+}
+
+// Frozen q, k, v and gate, up are rows of one tensor, which teacher and student share; one trained part of them is the
+// student's own, and the others stay the teacher's.
+TEST(JoinedWeights, FrozenPartsAreRowsOfOneTensor) {
+  const auto models = make_tiny_models(ctx(), tiny_student());
+  for (const size_t layer : {0U, 1U, 2U, 3U}) expect_joined(qkv(models->teacher, layer), true);
+  for (const size_t layer : {1U, 3U}) {
+    expect_joined(qkv(models->student, layer), true);
+    EXPECT_EQ(qkv(models->student, layer).w.raw(), qkv(models->teacher, layer).w.raw());
+  }
+  for (const Block& block : models->student.vision->blocks)
+    expect_joined(std::get<AttentionMixer>(block.mixer).qkv, true);
+  const auto llama = make_tiny_llama(ctx(), tiny_student());
+  for (const Block& block : llama->student.text.blocks) expect_joined(block.mlp.gate_up, true);
+
+  StudentConfig own = tiny_student();
+  own.trainable = {"*layers.1.self_attn.k_proj.weight", "*layers.3.self_attn.q_proj.bias"};
+  const auto mixed = make_tiny_models(ctx(), own);
+  for (const size_t layer : {1U, 3U}) expect_joined(qkv(mixed->teacher, layer), true);
+  expect_joined(qkv(mixed->student, 1), false);
+  EXPECT_TRUE(qkv(mixed->student, 1).bias.defined());
+  EXPECT_EQ(qkv(mixed->student, 3).w.raw(), qkv(mixed->teacher, 3).w.raw());
+  EXPECT_FALSE(qkv(mixed->student, 3).bias.defined());
+}
+
+// Trained parts join where the arena's alignment leaves nothing between them.
+TEST(JoinedWeights, TrainedPartsAreNeighboursInTheArena) {
+  ModelConfig config = tiny_llama_config();  // q 32 x 32, k and v 16 x 32, gate and up 48 x 32
+  const ModelWeights weights = make_weights(
+      ctx(), config, DType::bf16, [](const std::string&) { return true; }, tiny_values(config));
+  const Vlm model = make_vlm(weights, config);
+  for (size_t layer = 0; layer < model.text.blocks.size(); ++layer) {
+    expect_joined(qkv(model, layer), true);
+    expect_joined(model.text.blocks[layer].mlp.gate_up, true);
+    EXPECT_EQ(qkv(model, layer).w.dtype(), DType::bf16);
+  }
+}
+
+// No part is held a second time: the tensors' bytes are all that is allocated, up to the allocator's rounding.
+TEST(JoinedWeights, AreHeldOnce) {
+  const auto context = make_cpu_context(1);
+  ModelConfig config = tiny_llama_config();
+  config.text.hidden = 256;
+  config.text.mlp = 512;
+  const ValueSource values = tiny_values(config);
+  int64_t bytes = 0;
+  for (const ModelTensor& t : model_tensors(config)) bytes += shape_numel(t.shape) * dtype_size(DType::f32);
+  const int64_t before = context->allocator()->stats().current;
+  const ModelWeights weights = make_weights(
+      *context, config, DType::f32, [](const std::string&) { return false; }, values);
+  const int64_t arenas = 4 * ParameterStore::kArenaPadding * dtype_size(DType::f32);  // of no parameters
+  const int64_t held = context->allocator()->stats().current - before - arenas;
+  EXPECT_GE(held, bytes);
+  EXPECT_LE(held, bytes + bytes / 8 + arenas / 8);
+  for (const ModelTensor& t : model_tensors(config)) EXPECT_EQ(weights.values(*context, t.name), values(t.name));
+}
+
 TEST(SharedWeights, AStudentIsSmallerThanTwoModels) {
   const auto models = make_tiny_models(ctx(), tiny_student());
   int64_t expected = 0;
