@@ -161,10 +161,15 @@ BenchResult StepBench::run(const RunConfig& config, const BenchShape& shape, int
   ctx.allocator()->release_cached();
   ctx.allocator()->reset_peak();
   const int64_t samples = shape.batch * host.size();
+  // As in training: the next update is prepared while the device computes this one.
+  const auto prepare = [&] { return trainer.prepare([&] { return batches; }); };
+  Trainer::Prepared next = prepare();
   for (int64_t i = 0; i < kWarmUp + updates; ++i) {
     if (i == kWarmUp) timer.take();
     timer.begin_update();
-    out.loss = trainer.update(batches, i + 1, i * samples).terms.total;
+    trainer.begin(next, i + 1, i * samples);
+    next = prepare();
+    out.loss = trainer.finish().terms.total;
   }
   std::vector<std::pair<double, StepTimer::Times>> each;
   for (const StepTimer::Times& times : timer.take()) {
