@@ -8,6 +8,9 @@
 
 namespace matvlm {
 
+// What follows the product and the bias, before C is written: tanh-GELU, or the factor of its derivative at `pre`.
+enum class GemmEpilogue { none, gelu, gelu_gradient };
+
 // Row-major C[m,n] = alpha * op(A)[m,k] * op(B)[k,n] + beta * C (+ bias[n]). A and B of type `input`, C and bias of
 // type `output`. m, n > 0.
 struct GemmArgs {
@@ -20,11 +23,17 @@ struct GemmArgs {
   int64_t ldb = 0;
   void* c = nullptr;
   int64_t ldc = 0;
-  const void* bias = nullptr;  // only with beta = 0
+  const void* bias = nullptr;      // only with beta = 0 or a residual
+  const void* residual = nullptr;  // with beta: what is added in place of the old C, at ldc
+  GemmEpilogue epilogue = GemmEpilogue::none;
+  void* pre = nullptr;  // of gelu: gets what GELU is taken of, or nullptr; of its gradient: that again
+  int64_t ldpre = 0;
   DType input = DType::f32, output = DType::f32;
 };
 
 void gemm_cuda(Context& ctx, const GemmArgs& args);
+// The same with residual and epilogue; false where cuBLASLt has no algorithm for them.
+bool try_gemm_cuda(Context& ctx, const GemmArgs& args);
 
 // C[m,n] = beta * C + bias; bias of C's type or nullptr. What is left of a product without inner dimension, and the
 // bias where cuBLASLt has no kernel that adds it. beta = 0 does not read C.

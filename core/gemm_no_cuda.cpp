@@ -5,6 +5,7 @@
 namespace matvlm {
 
 void gemm_cuda(Context&, const GemmArgs&) { fail("[gemm] this build has no CUDA"); }
+bool try_gemm_cuda(Context&, const GemmArgs&) { return false; }
 void scale_add_bias_cuda(Context&, int64_t, int64_t, float, const void*, void*, int64_t, DType) {
   fail("[gemm] this build has no CUDA");
 }

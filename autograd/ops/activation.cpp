@@ -19,41 +19,49 @@ void dispatch(Context& ctx, DType dtype, const Args& args, const Cuda& cuda, con
 
 }  // namespace
 
-Var activation(Graph& g, const Var& x, Activation kind) {
-  const Tensor& value = x.value();
-  Context& ctx = g.ctx();
-  Tensor y = Tensor::empty(ctx, value.shape(), value.dtype());
+void activation_into(Context& ctx, Activation kind, const Tensor& x, const Tensor& y) {
   const auto args = [&](auto type) {
     using T = decltype(type);
-    return ActivationForward<T>{.rows = value.rows(),
-                                .cols = value.cols(),
+    return ActivationForward<T>{.rows = x.rows(),
+                                .cols = x.cols(),
                                 .kind = kind,
-                                .x = value.data<T>(),
-                                .x_stride = value.row_stride(),
+                                .x = x.data<T>(),
+                                .x_stride = x.row_stride(),
                                 .y = y.data<T>(),
                                 .y_stride = y.row_stride()};
   };
   dispatch(
-      ctx, value.dtype(), args, [&](const auto& a) { activation_forward_cuda(ctx, a); },
+      ctx, x.dtype(), args, [&](const auto& a) { activation_forward_cuda(ctx, a); },
       [](const auto& a) { activation_forward_cpu(a); });
+}
+
+void activation_gradient_into(Context& ctx, Activation kind, const Tensor& dy, const Tensor& x, const Tensor& dx,
+                              bool accumulate) {
+  const auto args = [&](auto type) {
+    using T = decltype(type);
+    return ActivationBackward<T>{.rows = dy.rows(),
+                                 .cols = dy.cols(),
+                                 .kind = kind,
+                                 .dy = dy.data<T>(),
+                                 .dy_stride = dy.row_stride(),
+                                 .x = x.data<T>(),
+                                 .x_stride = x.row_stride(),
+                                 .dx = dx.data<T>(),
+                                 .dx_stride = dx.row_stride(),
+                                 .accumulate = accumulate};
+  };
+  dispatch(
+      ctx, dy.dtype(), args, [&](const auto& a) { activation_backward_cuda(ctx, a); },
+      [](const auto& a) { activation_backward_cpu(a); });
+}
+
+Var activation(Graph& g, const Var& x, Activation kind) {
+  const Tensor& value = x.value();
+  Tensor y = Tensor::empty(g.ctx(), value.shape(), value.dtype());
+  activation_into(g.ctx(), kind, value, y);
   return g.node(y, {x}, {}, [x, kind](Graph& graph, const Tensor& dy) {
     const Graph::GradSlot dx = graph.grad_slot(x);
-    const auto backward_args = [&](auto type) {
-      using T = decltype(type);
-      return ActivationBackward<T>{.rows = dy.rows(),
-                                   .cols = dy.cols(),
-                                   .kind = kind,
-                                   .dy = dy.data<T>(),
-                                   .dy_stride = dy.row_stride(),
-                                   .x = x.value().template data<T>(),
-                                   .x_stride = x.value().row_stride(),
-                                   .dx = dx.tensor.data<T>(),
-                                   .dx_stride = dx.tensor.row_stride(),
-                                   .accumulate = dx.accumulate};
-    };
-    dispatch(
-        graph.ctx(), dy.dtype(), backward_args, [&](const auto& a) { activation_backward_cuda(graph.ctx(), a); },
-        [](const auto& a) { activation_backward_cpu(a); });
+    activation_gradient_into(graph.ctx(), kind, dy, x.value(), dx.tensor, dx.accumulate);
   });
 }
 

@@ -17,6 +17,12 @@ enum class Activation {
 // Elementwise on x [..., C] (may be a column view); the result is contiguous.
 Var activation(Graph& g, const Var& x, Activation kind);
 
+// y = activation of x, and dx = dy * its slope at x (accumulate: dx +=; dx may be dy): what the node and gelu_mlp
+// share.
+void activation_into(Context& ctx, Activation kind, const Tensor& x, const Tensor& y);
+void activation_gradient_into(Context& ctx, Activation kind, const Tensor& dy, const Tensor& x, const Tensor& dx,
+                              bool accumulate);
+
 // silu(gate) * up; both of one shape and dtype, may be column views; the result is contiguous.
 Var swiglu(Graph& g, const Var& gate, const Var& up);
 

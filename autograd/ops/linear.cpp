@@ -1,17 +1,16 @@
 // The linear layer: three matrix products; the arithmetic is in core/gemm.
 #include "autograd/ops/linear.h"
 
+#include "autograd/ops/add.h"
 #include "autograd/ops/reduce.h"
 #include "core/gemm.h"
+#include "core/gemm_fused.h"
 
 namespace matvlm {
 namespace {
 
-// The parameter's f32 gradient as a matrix or vector of the weight's shape.
-void backward_weights(Context& ctx, const Tensor& dy, const Tensor& x, const Weight& w, const Weight& bias) {
-  if (w.trainable()) gemm(ctx, true, false, 1.0F, dy, x, take_grad_factor(*w.param), w.param->grad);
-  if (grad_to_add(ctx, bias) != nullptr) add_column_sums(ctx, dy, bias.param->grad);
-}
+// false: the sum is a kernel of its own.
+constexpr bool kFuseResidual = true;
 
 // One product of a joined layer: its columns of the output.
 struct Product {
@@ -76,6 +75,19 @@ void joined_backward(Graph& g, const Var& x, const JoinedLinear& layer, const Te
 
 }  // namespace
 
+void linear_into(Context& ctx, const Tensor& x, const Weight& w, const Weight& bias, const Tensor& residual,
+                 const Tensor& y) {
+  if (residual.defined() && kFuseResidual && fused_residual(ctx, x, w.value, bias.value, residual, y)) return;
+  gemm_bias(ctx, x, w.value, bias.value, y);
+  if (residual.defined()) add_into(ctx, residual, y);
+}
+
+// The parameter's f32 gradient as a matrix or vector of the weight's shape.
+void backward_weights(Context& ctx, const Tensor& dy, const Tensor& x, const Weight& w, const Weight& bias) {
+  if (w.trainable()) gemm(ctx, true, false, 1.0F, dy, x, take_grad_factor(*w.param), w.param->grad);
+  if (grad_to_add(ctx, bias) != nullptr) add_column_sums(ctx, dy, bias.param->grad);
+}
+
 int64_t JoinedLinear::width() const {
   int64_t n = 0;
   for (const Part& part : parts) n += part.w.value.dim(0);
@@ -104,23 +116,27 @@ Var linear_joined(Graph& g, const Var& x, const JoinedLinear& layer) {
                 [x = kept, layer](Graph& graph, const Tensor& dy) { joined_backward(graph, x, layer, dy); });
 }
 
-Var linear(Graph& g, const Var& x, const Weight& w, const Weight& bias) {
+Var linear(Graph& g, const Var& x, const Weight& w, const Weight& bias, const Var& residual) {
   const Tensor& value = x.value();
   check(w.value.rank() == 2 && w.value.cols() == value.cols(), "[linear] weight: found ", shape_string(w.value.shape()),
         ", expected [N, ", value.cols(), "]");
   check_dtype("linear", "weight", w.value, value.dtype());
   Shape shape = value.shape();
   shape.back() = w.value.dim(0);
+  if (residual.defined()) check_shape("linear", "residual", residual.value(), shape);
   Tensor y = Tensor::empty(g.ctx(), std::move(shape), value.dtype());
-  gemm_bias(g.ctx(), value, w.value, bias.value, y);
+  linear_into(g.ctx(), value, w, bias, residual.value(), y);
   // A frozen weight's input is not needed again: most of what a student's frozen layers would keep.
   const Var kept = w.trainable() ? x : x.route();
-  return g.node(y, {x}, {w, bias}, [x = kept, w, bias](Graph& graph, const Tensor& dy) {
+  const Var added = residual.route();
+  return g.node(y, {x, residual}, {w, bias}, [x = kept, w, bias, added](Graph& graph, const Tensor& dy) {
     Context& ctx = graph.ctx();
     backward_weights(ctx, dy, x.value(), w, bias);
-    if (!x.requires_grad()) return;
-    const Graph::GradSlot dx = graph.grad_slot(x);
-    gemm(ctx, false, false, 1.0F, dy, w.value, dx.accumulate ? 1.0F : 0.0F, dx.tensor);
+    if (x.requires_grad()) {
+      const Graph::GradSlot dx = graph.grad_slot(x);
+      gemm(ctx, false, false, 1.0F, dy, w.value, dx.accumulate ? 1.0F : 0.0F, dx.tensor);
+    }
+    if (added.requires_grad()) graph.add_grad(added, dy);  // last: the gradient itself may be moved there
   });
 }
 

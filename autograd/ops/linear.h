@@ -9,8 +9,15 @@ namespace matvlm {
 
 // x [..., K], w [N, K], bias [N] or undefined -> [..., N], contiguous, in x's dtype (w and bias have it too). Backward
 // computes the gradient of x only if x needs one, and adds the gradients of w and bias in float32 only if they are
-// trained. x may be a column view.
-Var linear(Graph& g, const Var& x, const Weight& w, const Weight& bias);
+// trained. x may be a column view. residual, where defined, has the result's shape and is added to it, by the product
+// itself where the device can.
+Var linear(Graph& g, const Var& x, const Weight& w, const Weight& bias, const Var& residual = {});
+
+// The parts of linear(), for ops that contain a linear layer: y = x w^T + bias (+ residual, where defined), and the
+// gradients of what is trained of w and bias.
+void linear_into(Context& ctx, const Tensor& x, const Weight& w, const Weight& bias, const Tensor& residual,
+                 const Tensor& y);
+void backward_weights(Context& ctx, const Tensor& dy, const Tensor& x, const Weight& w, const Weight& bias);
 
 // Linear layers of one input side by side: q, k and v of attention, gate and up of SwiGLU.
 struct JoinedLinear {
