@@ -1,225 +1,129 @@
-// Opening and validation of packs. Tokens are checked in blocks, so that a large pack needs little memory.
 #include "data/dataset.h"
 
+#include <glob.h>
+
 #include <algorithm>
+#include <set>
 
 #include "core/error.h"
-#include "core/json.h"
-#include "data/batch.h"
 
 namespace matvlm {
 namespace {
 
-constexpr int64_t kSamplesPerBlock = 4096;
-
-template <class T>
-void expect_equal(const std::string& path, const char* what, const T& found, const T& expected) {
-  check(expected == T() || found == expected, path, ": attribute '", what, "': found ", found, ", expected ", expected);
-}
-
-// One sample's row against the rules of FORMAT.md.
-void validate_row(const std::string& where, std::span<const int32_t> ids, std::span<const int32_t> labels,
-                  int64_t image, int64_t vocab_size) {
-  int64_t marks = 0;
-  for (size_t i = 0; i < ids.size(); ++i) {
-    if (ids[i] == kImageToken) {
-      ++marks;
-    } else if (ids[i] < 0 || ids[i] >= vocab_size) {
-      fail(where, ": found id ", ids[i], " outside the vocabulary, expected 0..", vocab_size - 1);
-    }
-    if (labels[i] != kIgnoreLabel && (labels[i] != ids[i] || ids[i] == kImageToken)) {
-      fail(where, ": found label ", labels[i], " at position ", i, ", expected ", kIgnoreLabel, " or the id there, ",
-           ids[i]);
-    }
-  }
-  check(marks == (image >= 0 ? 1 : 0), where, ": found ", marks, " image marks, expected ", image >= 0 ? 1 : 0);
+std::vector<std::string> matches(const std::string& pattern) {
+  glob_t found{};
+  std::vector<std::string> out;
+  const int result = glob(pattern.c_str(), 0, nullptr, &found);
+  for (size_t i = 0; result == 0 && i < found.gl_pathc; ++i) out.emplace_back(found.gl_pathv[i]);
+  globfree(&found);
+  check(!out.empty(), pattern, ": found no file that matches, expected at least one pack");
+  return out;  // sorted by glob
 }
 
 }  // namespace
 
-Dataset::Dataset(const std::string& path, const PackExpectation& expected) : file_(Hdf5File::open(path)) {
-  read_info(expected);
-  const int64_t n_samples = file_.length("image_of_sample");
-  check(n_samples > 0, path, ": found no samples, expected at least one");
-  image_of_sample_.resize(static_cast<size_t>(n_samples));
-  file_.read("image_of_sample", 0, std::span<int64_t>(image_of_sample_));
-  token_offsets_ = read_offsets("token_offsets", file_.length("tokens"));
-  turn_offsets_ = read_offsets("turn_offsets", file_.length("questions/offsets") - 1);
-  for (const auto& [name, offsets] :
-       {std::pair<const char*, const std::vector<int64_t>*>{"token", &token_offsets_}, {"turn", &turn_offsets_}}) {
-    check(static_cast<int64_t>(offsets->size()) == n_samples + 1, path, ": array '", name, "_offsets': found ",
-          offsets->size(), " elements, expected ", n_samples + 1);
-  }
-  check(file_.length("labels") == n_tokens(), path, ": array 'labels': found ", file_.length("labels"),
-        " elements, expected ", n_tokens());
-  if (is_text()) read_sequences();
-  images_ = read_ragged("images", -1);
-  check(!expected.text_only || n_images() == 0, path, ": found ", n_images(),
-        " pictures, expected none: the model has no vision tower");
-  image_names_ = read_ragged("image_names", n_images());
-  sample_ids_ = read_ragged("sample_ids", n_samples);
-  questions_ = read_ragged("questions", turn_offsets_.back());
-  answers_ = read_ragged("answers", turn_offsets_.back());
-  categories_ = read_ragged("categories", turn_offsets_.back());
-  validate_samples(expected.vocab_size > 0 ? expected.vocab_size : info_.vocab_size);
-}
-
-void Dataset::read_info(const PackExpectation& expected) {
-  const std::string format = file_.string_attribute("format");
-  check(format == kPackFormat, path(), ": attribute 'format': found '", format, "', expected '", kPackFormat, "'");
-  const int64_t version = file_.int_attribute("format_version");
-  check(version == kPackVersion || version == kTextPackVersion, path(), ": attribute 'format_version': found ", version,
-        ", expected ", kPackVersion, " or ", kTextPackVersion, ": pack the data again");
-  info_.version = version;
-  info_.template_name = file_.string_attribute("template");
-  info_.tokenizer_sha256 = file_.string_attribute("tokenizer_sha256");
-  info_.vocab_size = file_.int_attribute("vocab_size");
-  info_.tokens_per_image = file_.int_attribute("tokens_per_image");
-  info_.max_length = file_.int_attribute("max_length");
-  if (file_.has_attribute("template_definition")) {
-    info_.form = template_from_json(
-        Json::parse(file_.string_attribute("template_definition"), path() + ": attribute 'template_definition'"));
-  } else if (!is_text()) {
-    info_.form = find_template(info_.template_name);
-  }
-  const Json skipped = Json::parse(file_.string_attribute("skipped"), path() + ": attribute 'skipped'");
-  for (const std::string& reason : skipped.keys()) info_.skipped[reason] = skipped.at(reason).as_int();
-  // 0: a pack without pictures, which any model can read.
-  if (info_.tokens_per_image != 0) {
-    expect_equal(path(), "tokens_per_image", info_.tokens_per_image, expected.tokens_per_image);
-  }
-  expect_equal(path(), "max_length", info_.max_length, expected.max_length);
-  expect_equal(path(), "tokenizer_sha256", info_.tokenizer_sha256, expected.tokenizer_sha256);
-}
-
-// Boundaries of texts: rising, and every row's among them.
-void Dataset::read_sequences() {
-  sequence_offsets_ = read_offsets("sequence_offsets", n_tokens());
-  const auto twice = std::adjacent_find(sequence_offsets_.begin(), sequence_offsets_.end());
-  check(twice == sequence_offsets_.end(), path(), ": array 'sequence_offsets': found a text without tokens");
-  check(std::includes(sequence_offsets_.begin(), sequence_offsets_.end(), token_offsets_.begin(), token_offsets_.end()),
-        path(), ": array 'sequence_offsets': found a text that reaches over the end of a row");
-}
-
-const ConversationTemplate& Dataset::form() const {
-  check(info_.form.has_value(), path(), ": found a pack of plain texts, expected conversations");
-  return *info_.form;
-}
-
-std::vector<int64_t> Dataset::read_offsets(const std::string& name, int64_t total) const {
-  const int64_t size = file_.length(name);
-  check(size > 0, path(), ": array '", name, "': found no elements, expected at least one");
-  std::vector<int64_t> offsets(static_cast<size_t>(size));
-  file_.read(name, 0, std::span<int64_t>(offsets));
-  check(offsets.front() == 0, path(), ": array '", name, "': found ", offsets.front(), " first, expected 0");
-  for (size_t i = 1; i < offsets.size(); ++i) {
-    check(offsets[i] >= offsets[i - 1], path(), ": array '", name, "': found ", offsets[i], " after ", offsets[i - 1],
-          " at ", i, ", expected rising offsets");
-  }
-  check(offsets.back() == total, path(), ": array '", name, "': found ", offsets.back(), " last, expected ", total);
-  return offsets;
-}
-
-Dataset::Ragged Dataset::read_ragged(const std::string& name, int64_t rows) const {
-  Ragged out{name, read_offsets(name + "/offsets", file_.length(name + "/bytes"))};
-  const auto found = static_cast<int64_t>(out.offsets.size()) - 1;
-  check(rows < 0 || found == rows, path(), ": array '", name, "/offsets': found ", found, " rows, expected ", rows);
-  return out;
-}
-
-std::string Dataset::ragged_row(const Ragged& ragged, int64_t row) const {
-  const int64_t begin = ragged.offsets[static_cast<size_t>(row)];
-  std::string out(static_cast<size_t>(ragged.offsets[static_cast<size_t>(row + 1)] - begin), '\0');
-  file_.read(ragged.name + "/bytes", begin, std::span<uint8_t>(reinterpret_cast<uint8_t*>(out.data()), out.size()));
-  return out;
-}
-
-void Dataset::validate_samples(int64_t vocab_size) const {
-  std::vector<int32_t> ids;
-  std::vector<int32_t> labels;
-  for (int64_t first = 0; first < size(); first += kSamplesPerBlock) {
-    const int64_t last = std::min(size(), first + kSamplesPerBlock);
-    const int64_t begin = token_offsets_[static_cast<size_t>(first)];
-    const auto count = static_cast<size_t>(token_offsets_[static_cast<size_t>(last)] - begin);
-    ids.resize(count);
-    labels.resize(count);
-    file_.read("tokens", begin, std::span<int32_t>(ids));
-    file_.read("labels", begin, std::span<int32_t>(labels));
-    for (int64_t s = first; s < last; ++s) {
-      const std::string where = cat(path(), ": sample ", s);
-      const int64_t image = image_of_sample_[static_cast<size_t>(s)];
-      check(image >= -1 && image < n_images(), where, ": found picture ", image, ", expected -1..", n_images() - 1);
-      check(length(s) > 0 && length(s) <= info_.max_length, where, ": found ", length(s), " ids, expected 1..",
-            info_.max_length);
-      const auto at = static_cast<size_t>(token_offsets_[static_cast<size_t>(s)] - begin);
-      const auto n = static_cast<size_t>(length(s));
-      validate_row(where, std::span<const int32_t>(ids).subspan(at, n), std::span<const int32_t>(labels).subspan(at, n),
-                   image, vocab_size);
+std::vector<std::string> pack_paths(const std::vector<std::string>& paths) {
+  std::vector<std::string> out;
+  std::set<std::string> seen;
+  for (const std::string& path : paths) {
+    const bool pattern = path.find_first_of("*?[") != std::string::npos;
+    for (const std::string& file : pattern ? matches(path) : std::vector<std::string>{path}) {
+      check(seen.insert(file).second, file, ": found the pack named twice, expected once");
+      out.push_back(file);
     }
   }
+  check(!out.empty(), "[data] found no packs, expected at least one");
+  return out;
 }
 
-void Dataset::check_index(int64_t index) const {
-  check(index >= 0 && index < size(), path(), ": found sample index ", index, ", expected 0..", size() - 1);
+Dataset::Dataset(const std::vector<std::string>& paths, const PackExpectation& expected) {
+  for (const std::string& path : pack_paths(paths)) {
+    packs_.emplace_back(path, expected);
+    const PackFile& pack = packs_.back();
+    join(pack.info(), path);
+    first_sample_.push_back(first_sample_.back() + pack.size());
+    first_image_.push_back(first_image_.back() + pack.n_images());
+  }
+  path_ = packs_.front().path();
+  if (packs_.size() > 1) path_ += cat(" and ", packs_.size() - 1, " more");
 }
 
-int64_t Dataset::length(int64_t index) const {
-  check_index(index);
-  return token_offsets_[static_cast<size_t>(index + 1)] - token_offsets_[static_cast<size_t>(index)];
+void Dataset::join(const PackInfo& info, const std::string& path) {
+  if (packs_.size() == 1) {
+    info_ = info;
+    return;
+  }
+  const auto same = [&](const char* what, const auto& found, const auto& first) {
+    check(found == first, path, ": attribute '", what, "': found ", found, ", expected ", first, ", as in ",
+          packs_.front().path());
+  };
+  same("format_version", info.version, info_.version);
+  same("template", info.template_name, info_.template_name);
+  same("tokenizer_sha256", info.tokenizer_sha256, info_.tokenizer_sha256);
+  same("vocab_size", info.vocab_size, info_.vocab_size);
+  // 0: a pack without pictures, which goes with any.
+  if (info.tokens_per_image != 0 && info_.tokens_per_image != 0) {
+    same("tokens_per_image", info.tokens_per_image, info_.tokens_per_image);
+  }
+  info_.tokens_per_image = std::max(info_.tokens_per_image, info.tokens_per_image);
+  info_.max_length = std::max(info_.max_length, info.max_length);
+  for (const auto& [reason, count] : info.skipped) info_.skipped[reason] += count;
 }
 
-int64_t Dataset::image_of_sample(int64_t index) const {
-  check_index(index);
-  return image_of_sample_[static_cast<size_t>(index)];
+int64_t Dataset::n_tokens() const {
+  int64_t sum = 0;
+  for (const PackFile& pack : packs_) sum += pack.n_tokens();
+  return sum;
+}
+
+Dataset::Place Dataset::place(const std::vector<int64_t>& first, int64_t index, const char* what) const {
+  check(index >= 0 && index < first.back(), path_, ": found ", what, " index ", index, ", expected 0..",
+        first.back() - 1);
+  const auto after = std::upper_bound(first.begin(), first.end(), index);
+  return {static_cast<size_t>(after - first.begin()) - 1, index - *(after - 1)};
 }
 
 PackedSample Dataset::sample(int64_t index) const {
-  PackedSample out;
-  const auto n = static_cast<size_t>(length(index));
-  const int64_t begin = token_offsets_[static_cast<size_t>(index)];
-  out.input_ids.resize(n);
-  out.labels.resize(n);
-  file_.read("tokens", begin, std::span<int32_t>(out.input_ids));
-  file_.read("labels", begin, std::span<int32_t>(out.labels));
-  out.image = image_of_sample_[static_cast<size_t>(index)];
-  auto text = std::upper_bound(sequence_offsets_.begin(), sequence_offsets_.end(), begin);
-  for (; text != sequence_offsets_.end() && *text <= begin + static_cast<int64_t>(n); ++text) {
-    out.sequences.push_back(*text - begin);
-  }
+  const Place at = place(first_sample_, index, "sample");
+  PackedSample out = packs_[at.pack].sample(at.index);
+  if (out.image >= 0) out.image += first_image_[at.pack];
   return out;
+}
+
+int64_t Dataset::length(int64_t index) const {
+  const Place at = place(first_sample_, index, "sample");
+  return packs_[at.pack].length(at.index);
+}
+
+int64_t Dataset::image_of_sample(int64_t index) const {
+  const Place at = place(first_sample_, index, "sample");
+  const int64_t image = packs_[at.pack].image_of_sample(at.index);
+  return image < 0 ? image : image + first_image_[at.pack];
 }
 
 std::string Dataset::sample_id(int64_t index) const {
-  check_index(index);
-  return ragged_row(sample_ids_, index);
-}
-
-int64_t Dataset::n_turns(int64_t index) const {
-  check_index(index);
-  return turn_offsets_[static_cast<size_t>(index + 1)] - turn_offsets_[static_cast<size_t>(index)];
+  const Place at = place(first_sample_, index, "sample");
+  return packs_[at.pack].sample_id(at.index);
 }
 
 std::vector<Turn> Dataset::turns(int64_t index) const {
-  std::vector<Turn> out;
-  const int64_t count = n_turns(index);
-  const int64_t first = turn_offsets_[static_cast<size_t>(index)];
-  for (int64_t row = first; row < first + count; ++row) {
-    out.push_back({ragged_row(questions_, row), ragged_row(answers_, row), ragged_row(categories_, row)});
-  }
-  return out;
+  const Place at = place(first_sample_, index, "sample");
+  return packs_[at.pack].turns(at.index);
+}
+
+int64_t Dataset::n_turns(int64_t index) const {
+  const Place at = place(first_sample_, index, "sample");
+  return packs_[at.pack].n_turns(at.index);
 }
 
 std::vector<uint8_t> Dataset::image_bytes(int64_t image) const {
-  check(image >= 0 && image < n_images(), path(), ": found picture index ", image, ", expected 0..", n_images() - 1);
-  const int64_t begin = images_.offsets[static_cast<size_t>(image)];
-  std::vector<uint8_t> out(static_cast<size_t>(images_.offsets[static_cast<size_t>(image + 1)] - begin));
-  file_.read("images/bytes", begin, std::span<uint8_t>(out));
-  return out;
+  const Place at = place(first_image_, image, "picture");
+  return packs_[at.pack].image_bytes(at.index);
 }
 
 std::string Dataset::image_name(int64_t image) const {
-  check(image >= 0 && image < n_images(), path(), ": found picture index ", image, ", expected 0..", n_images() - 1);
-  return ragged_row(image_names_, image);
+  const Place at = place(first_image_, image, "picture");
+  return packs_[at.pack].image_name(at.index);
 }
 
 }  // namespace matvlm

@@ -22,6 +22,9 @@ namespace matvlm {
 namespace {
 
 constexpr hsize_t kChunkBytes = 64 * 1024;
+constexpr unsigned kDeflateLevel = 4;
+// Of deflate's format: no stream grows by more than this.
+constexpr hsize_t kMostInflated = 1032;
 constexpr size_t kBufferBytes = 1024 * 1024;  // appended data waits in memory up to this size
 
 std::mutex& library_mutex() {
@@ -104,6 +107,7 @@ struct Pending {
 struct Hdf5File::Impl {
   std::string path;
   std::string temporary;  // empty when reading
+  Hdf5Compression compression = Hdf5Compression::none;
   Handle file;
   std::map<std::string, Pending> pending;
   mutable std::map<std::string, Handle> arrays;
@@ -129,12 +133,22 @@ struct Hdf5File::Impl {
     return arrays.emplace(name, std::move(opened)).first->second.get();
   }
 
+  bool deflated(const std::string& name) const {
+    const Handle layout(must(H5Dget_create_plist(array(name)), "array '" + name + "'"), H5Pclose);
+    return must(H5Pget_layout(layout.get()), "array '" + name + "'") == H5D_CHUNKED &&
+           H5Pget_filter_by_id2(layout.get(), H5Z_FILTER_DEFLATE, nullptr, nullptr, nullptr, 0, nullptr, nullptr) >= 0;
+  }
+
   // Elements that were never written cost nothing in a file, and as much memory as it likes in a reader.
   void check_stored(const std::string& name, hsize_t size) const {
     if (!temporary.empty()) return;  // our own, whose last elements may still be in the cache
     hsize_t whole = 0;
     must(H5Fget_filesize(file.get(), &whole), "cannot find the size");
-    const hsize_t stored = std::min<hsize_t>(H5Dget_storage_size(array(name)), whole);
+    hsize_t stored = std::min<hsize_t>(H5Dget_storage_size(array(name)), whole);
+    if (deflated(name)) {
+      const Handle type(must(H5Dget_type(array(name)), "array '" + name + "'"), H5Tclose);
+      stored = stored * kMostInflated / std::max<size_t>(H5Tget_size(type.get()), 1);
+    }
     check(size <= stored, path, ": array '", name, "': found ", size, " elements in ", stored,
           " bytes of the file, expected fewer");
   }
@@ -158,6 +172,10 @@ struct Hdf5File::Impl {
     const Handle groups(H5Pcreate(H5P_LINK_CREATE), H5Pclose);
     const std::string what = "cannot make the array '" + name + "'";
     must(H5Pset_chunk(layout.get(), 1, &chunk), what);
+    if (compression == Hdf5Compression::deflate) {
+      must(H5Pset_shuffle(layout.get()), what);
+      must(H5Pset_deflate(layout.get(), kDeflateLevel), what);
+    }
     must(H5Pset_fletcher32(layout.get()), what);
     must(H5Pset_create_intermediate_group(groups.get(), 1), what);
     Handle made(H5Dcreate2(file.get(), name.c_str(), type.file, space.get(), groups.get(), layout.get(), H5P_DEFAULT),
@@ -229,9 +247,16 @@ Hdf5File::~Hdf5File() = default;
 
 const std::string& Hdf5File::path() const { return impl_->path; }
 
-Hdf5File Hdf5File::create(const std::string& path) {
+Hdf5Compression parse_hdf5_compression(const std::string& name) {
+  if (name == "none") return Hdf5Compression::none;
+  if (name == "deflate") return Hdf5Compression::deflate;
+  fail("compression: found '", name, "', expected none or deflate");
+}
+
+Hdf5File Hdf5File::create(const std::string& path, Hdf5Compression compression) {
   auto impl = std::make_unique<Impl>();
   impl->path = path;
+  impl->compression = compression;
   const LibraryLock lock;
   const std::string temporary = cat(path, ".tmp-", getpid());
   impl->file = Handle(H5Fcreate(temporary.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT), H5Fclose);

@@ -10,10 +10,15 @@
 
 namespace matvlm {
 
+// Of the arrays of a file; reading needs no telling.
+enum class Hdf5Compression { none, deflate };
+// Error for other names.
+Hdf5Compression parse_hdf5_compression(const std::string& name);
+
 class Hdf5File {
  public:
   // Writes to a temporary beside `path`; commit() puts it there. Without commit() nothing is left.
-  static Hdf5File create(const std::string& path);
+  static Hdf5File create(const std::string& path, Hdf5Compression compression = Hdf5Compression::none);
   // Read-only; any number of processes may open the same file.
   static Hdf5File open(const std::string& path);
   Hdf5File(Hdf5File&&) noexcept;
@@ -25,7 +30,8 @@ class Hdf5File {
   void write_attribute(const std::string& name, int64_t value);
   void write_attribute(const std::string& name, const std::string& value);
   // Adds to the end of an array, which is made by the first call; append nothing to make an empty one. Names may hold
-  // '/': the groups are made. Little-endian in the file, with a checksum for every chunk.
+  // '/': the groups are made. Little-endian in the file, in chunks of 64 KiB with a checksum each; chunks that
+  // deflating would not make smaller (packed pictures) stay as they are.
   void append(const std::string& name, std::span<const uint8_t> values);
   void append(const std::string& name, std::span<const int32_t> values);
   void append(const std::string& name, std::span<const int64_t> values);

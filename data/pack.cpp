@@ -122,7 +122,7 @@ class Packer {
       writer_->commit(options_.output, attributes(), tokenizer_);
     } else {
       writer_->commit_part();
-      PackWriter whole(parts_.whole_file(), false);
+      PackWriter whole(parts_.whole_file(), false, options_.compression);
       for (int64_t part = 0; part < parts_.count(); ++part) whole.append(parts_.file(part));
       whole.append(parts_.next_file());
       whole.commit(options_.output, attributes(), tokenizer_);

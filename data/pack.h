@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "data/conversation.h"
+#include "data/hdf5_file.h"
 #include "data/tokenizer.h"
 
 namespace matvlm {
@@ -23,8 +24,9 @@ struct PackOptions {
   int64_t max_length = 1428;                 // of the ids, and of the row with the picture's tokens in it
   int64_t tokens_per_image = 729;            // what the model's vision tower gives
   bool skip_bad = false;                     // leave bad samples out and count them, instead of stopping at the first
-  bool verify_images = true;                 // decode each picture once, so that a broken one is found now
-  int64_t part_samples = 20000;              // of the JSON between two points from which an ended packing goes on
+  Hdf5Compression compression = Hdf5Compression::none;
+  bool verify_images = true;     // decode each picture once, so that a broken one is found now
+  int64_t part_samples = 20000;  // of the JSON between two points from which an ended packing goes on
 };
 
 struct PackReport {

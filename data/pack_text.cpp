@@ -31,7 +31,7 @@ class TextPacker {
       : options_(options),
         tokenizer_(tokenizer),
         end_(end_token_of(options, tokenizer)),
-        writer_(options.output, true) {
+        writer_(options.output, true, options.compression) {
     check(options.max_length >= 2, "pack: found max_length ", options.max_length, ", expected at least 2");
     check(!options.paths.empty(), "pack: found no files of text, expected at least one");
   }

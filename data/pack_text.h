@@ -16,6 +16,7 @@ struct TextPackOptions {
   int64_t max_length = 1024;  // N, tokens of a row
   std::string end_token;  // a token of the tokenizer; empty: the first it has of <|endoftext|>, <|end_of_text|>, </s>
   bool skip_bad = false;
+  Hdf5Compression compression = Hdf5Compression::none;
 };
 
 struct TextPackReport {

@@ -48,8 +48,8 @@ void PackWriter::Ragged::append(const Hdf5File& part) {
   end_ += part.length(name_ + "/bytes");
 }
 
-PackWriter::PackWriter(const std::string& path, bool text)
-    : file_(Hdf5File::create(path)),
+PackWriter::PackWriter(const std::string& path, bool text, Hdf5Compression compression)
+    : file_(Hdf5File::create(path, compression)),
       text_(text),
       images_(file_, "images"),
       image_names_(file_, "image_names"),

@@ -32,7 +32,7 @@ struct PackAttributes {
 class PackWriter {
  public:
   // text: rows of several texts, without conversations. The file appears with a commit or not at all.
-  PackWriter(const std::string& path, bool text);
+  PackWriter(const std::string& path, bool text, Hdf5Compression compression = Hdf5Compression::none);
 
   void add_image(const std::string& bytes, const std::string& name);
   void add(const PackRow& row);

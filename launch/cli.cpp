@@ -286,6 +286,11 @@ class Parser {
     p.add_option("--tokens-per-image", options.tokens_per_image, "positions that the model's vision tower gives")
         ->check(at_least(0))
         ->capture_default_str();
+    p.add_option_function<std::string>(
+         "--compression", [&options](const std::string& name) { options.compression = parse_hdf5_compression(name); },
+         "of the pack's arrays: none, or deflate (a quarter of the size for texts, pictures stay as they are)")
+        ->check(one_of({"none", "deflate"}))
+        ->default_str("none");
     p.add_flag("--skip-bad", options.skip_bad,
                "leave bad samples out and count them, instead of stopping at the first");
     p.add_flag("!--no-verify", options.verify_images, "do not decode each picture once to find broken ones");

@@ -80,8 +80,8 @@ int run_check(Process& process, const CheckArgs& args) {
   expected.vocab_size = config.text.vocab;
   expected.tokens_per_image = config.tokens_per_image();
   expected.text_only = !config.vision;
-  const Dataset train(run.data.train, expected);
-  if (!run.data.heldout.empty()) const Dataset heldout(run.data.heldout, expected);
+  const Dataset train(run.data.train.paths, expected);
+  if (!run.data.heldout.empty()) const Dataset heldout(run.data.heldout.paths, expected);
 
   const Sizes s = count_tensors(run, config, student);
   const int64_t compute = dtype_size(run.precision);
@@ -109,7 +109,7 @@ int run_check(Process& process, const CheckArgs& args) {
   std::string layers;
   for (const int64_t layer : config.mamba.ssm_layers) layers += cat(layers.empty() ? "" : ", ", layer);
   line("Mamba-2 layers", cat(config.mamba.ssm_layers.size(), " of ", config.text.layers, "  [", layers, "]"));
-  line("samples", cat(train.size(), " in ", run.data.train));
+  line("samples", cat(train.size(), " in ", train.path()));
   line("updates", cat((run.schedule.total + run.batch.size - 1) / run.batch.size, " of ", run.batch.size, " samples"));
   line("rows a rank and update",
        cat((run.batch.size + args.ranks - 1) / args.ranks, " in micro-batches of ", run.batch.micro));

@@ -151,8 +151,8 @@ int run_data_pack(const DataPackArgs& args) {
     skipped_file = !report.skipped.empty();
   } else {
     const PackOptions& o = args.options;
-    summary =
-        text_summary(pack_texts({args.text, o.output, o.max_length, args.end_token, o.skip_bad}, tokenizer, progress));
+    summary = text_summary(pack_texts({args.text, o.output, o.max_length, args.end_token, o.skip_bad, o.compression},
+                                      tokenizer, progress));
   }
   bar.clear();
   std::cout << args.options.output << ": " << summary << "\n";

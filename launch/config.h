@@ -38,9 +38,16 @@ struct StudentSection : StudentConfig {
   std::string previous;     // exported student with some of the Mamba layers, which are taken over; empty = none
 };
 
+// Packs that are one data set, as files or patterns (see data/dataset.h); in YAML a text or a list of texts.
+struct PackPaths {
+  std::vector<std::string> paths;
+  bool empty() const { return paths.empty(); }
+  bool operator==(const PackPaths&) const = default;
+};
+
 struct DataSection {
-  std::string train;    // pack
-  std::string heldout;  // pack; empty = no evaluation
+  PackPaths train;
+  PackPaths heldout;  // empty = no evaluation
   int64_t max_length = 1428;
   ImageAspect image_aspect = ImageAspect::square;
   int64_t prefetch = 4;     // micro-batches made ahead

@@ -80,6 +80,7 @@ inline std::string expected_text(const std::array<double, 2>&, const Range& rang
   return "a list of two numbers" + range.text();
 }
 inline std::string expected_text(const std::vector<std::string>&, const Range&) { return "a list of texts"; }
+inline std::string expected_text(const PackPaths&, const Range&) { return "a text or a list of texts"; }
 template <NamedEnum T>
 std::string expected_text(const T&, const Range&) {
   std::string text;
@@ -136,6 +137,13 @@ bool read_value(const YamlNode& node, const Range& range, std::vector<T>& out) {
   out = std::move(values);
   return true;
 }
+inline bool read_value(const YamlNode& node, const Range& range, PackPaths& out) {
+  std::string one;
+  if (!read_value(node, range, one)) return read_value(node, range, out.paths);
+  out.paths.clear();
+  if (!one.empty()) out.paths.push_back(one);
+  return true;
+}
 inline bool read_value(const YamlNode& node, const Range& range, std::array<double, 2>& out) {
   std::vector<double> values;
   if (!read_value(node, range, values) || values.size() != 2) return false;
@@ -167,6 +175,9 @@ std::string write_list(const T& values) {
 template <class T>
 std::string write_value(const std::vector<T>& values) {
   return write_list(values);
+}
+inline std::string write_value(const PackPaths& value) {
+  return value.paths.size() > 1 ? write_list(value.paths) : write_value(value.empty() ? std::string() : value.paths[0]);
 }
 inline std::string write_value(const std::array<double, 2>& values) { return write_list(values); }
 

@@ -150,8 +150,10 @@ void declare_optimizer(KeyTable& t) {
 }
 
 void declare_data(KeyTable& t) {
-  t.key("data.train", MEMBER(data.train), "pack to learn from (matvlm data pack)").required("cache/demo/train.h5");
-  t.key("data.heldout", MEMBER(data.heldout), "pack to evaluate on; empty = no evaluation");
+  t.key("data.train", MEMBER(data.train),
+        "pack to learn from (matvlm data pack), or several as one data set; * ? [] in a name match files")
+      .required("cache/demo/train.h5");
+  t.key("data.heldout", MEMBER(data.heldout), "pack or packs to evaluate on; empty = no evaluation");
   t.key("data.max_length", MEMBER(data.max_length), at_least(2),
         "positions of a sample after the image is spliced in; longer ones are cut");
   t.key("data.image_aspect", MEMBER(data.image_aspect),

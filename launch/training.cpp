@@ -146,10 +146,10 @@ TrainingRun::TrainingRun(Process& process, const RunConfig& config, RunDirectory
       runtime_(process, config.device, config.precision),
       directory_(process.host(), config.run.dir, start),
       models_(make_training_models(runtime_.ctx(), config)),
-      train_(config.data.train, expectation(config, models_)),
+      train_(config.data.train.paths, expectation(config, models_)),
       checkpoints_(config.run.dir, config.train.keep) {
   process.log_to(directory_.log_file());
-  if (!config.data.heldout.empty()) heldout_.emplace(config.data.heldout, expectation(config, models_));
+  if (!config.data.heldout.empty()) heldout_.emplace(config.data.heldout.paths, expectation(config, models_));
   state_.kind = config.kind == RunKind::distill ? "distill" : "teach";
   state_.seed = config.run.seed;
   state_.fingerprints = fingerprints();
@@ -180,7 +180,8 @@ TrainingRun::TrainingRun(Process& process, const RunConfig& config, RunDirectory
 
 std::map<std::string, std::string> TrainingRun::fingerprints() const {
   std::map<std::string, std::string> out;
-  out["data.train"] = file_fingerprint(config_.data.train);
+  std::string& packs = out["data.train"];
+  for (const PackFile& pack : train_.packs()) packs += (packs.empty() ? "" : " ") + file_fingerprint(pack.path());
   if (config_.kind == RunKind::teach) {
     out["teach.tokenizer"] = file_fingerprint(config_.teach.tokenizer);
     return out;

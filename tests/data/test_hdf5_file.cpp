@@ -5,6 +5,7 @@
 #include <csignal>
 #include <cstdlib>
 #include <filesystem>
+#include <map>
 #include <numeric>
 #include <thread>
 #include <vector>
@@ -51,6 +52,56 @@ void write_example(const std::string& path, int64_t count) {
   file.write_attribute("text", std::string("été"));
   file.write_attribute("nothing", std::string());
   file.commit();
+}
+
+TEST(Hdf5File, DeflatedArraysAreSmallerAndTheSame) {
+  testing::TempDir dir;
+  std::vector<uint8_t> noise(200000);
+  uint32_t state = 1;
+  for (uint8_t& byte : noise) byte = static_cast<uint8_t>((state = state * 1664525 + 1013904223) >> 24);
+  std::map<std::string, size_t> sizes;
+  for (const char* name : {"none", "deflate"}) {
+    Hdf5File file = Hdf5File::create(dir.file(name), parse_hdf5_compression(name));
+    const std::vector<int64_t> zeros(500000);  // the strongest that a chunk can be deflated
+    file.append("n", std::span<const int32_t>(numbers(300001)));
+    file.append("zeros", std::span<const int64_t>(zeros));
+    file.append("one", std::span<const int64_t>(zeros).first(1));
+    file.append("noise", std::span<const uint8_t>(noise));
+    file.commit();
+    sizes[name] = std::filesystem::file_size(dir.file(name));
+    const Hdf5File read = Hdf5File::open(dir.file(name));
+    ASSERT_EQ(read.length("n"), 300001);
+    ASSERT_EQ(read.length("zeros"), 500000);
+    EXPECT_EQ(read.length("one"), 1);
+    std::vector<int32_t> n(300001);
+    read.read("n", 0, std::span<int32_t>(n));
+    EXPECT_EQ(n, numbers(300001));
+    std::vector<uint8_t> bytes(noise.size() - 7);
+    read.read("noise", 7, std::span<uint8_t>(bytes));
+    EXPECT_TRUE(std::equal(bytes.begin(), bytes.end(), noise.begin() + 7));
+  }
+  EXPECT_LT(sizes["deflate"], sizes["none"] / 8);
+  EXPECT_GT(sizes["deflate"], noise.size());  // which no deflating makes smaller
+  EXPECT_EQ(error_of([] { parse_hdf5_compression("lzma"); }), "compression: found 'lzma', expected none or deflate");
+}
+
+// A byte of a deflated chunk that changed on the disk is found by its checksum.
+TEST(Hdf5File, DamagedDeflatedChunksAreRefused) {
+  testing::TempDir dir;
+  const std::string path = dir.file("x.h5");
+  Hdf5File file = Hdf5File::create(path, Hdf5Compression::deflate);
+  std::vector<uint8_t> text(60000);
+  for (size_t i = 0; i < text.size(); ++i) text[i] = static_cast<uint8_t>('a' + i * i % 23);
+  file.append("text", std::span<const uint8_t>(text));
+  file.commit();
+  std::string content = read_file(path);
+  const size_t stream = content.find("\x78\x5e");  // the header of a deflated chunk at level 4
+  ASSERT_NE(stream, std::string::npos);
+  content[stream + 200] = static_cast<char>(content[stream + 200] ^ 4);
+  write_file_atomic(path, content);
+  const Hdf5File damaged = Hdf5File::open(path);
+  expect_message(error_of([&] { damaged.read("text", 0, std::span<uint8_t>(text)); }), path,
+                 "cannot read the array 'text'");
 }
 
 // An array that claims more elements than the file has bytes: they would be filled up in memory.

@@ -382,6 +382,62 @@ TEST(Dataset, TheUnchangedHandWrittenPackIsFine) {
   EXPECT_EQ(Dataset(dir.file("x.h5")).sample(1).labels, (std::vector<int32_t>{kIgnoreLabel, 4}));
 }
 
+TEST(Dataset, SeveralPacksAreOneDataSet) {
+  testing::TempDir dir;
+  const std::string a = dir.file("a.h5");
+  const std::string b = dir.file("b.h5");
+  RawPack().write(a);
+  RawPack second;
+  second.tokens = {1, 2, 2, kImageToken, 4};
+  second.labels = {kIgnoreLabel, 2, 2, kIgnoreLabel, 4};
+  second.image_of_sample = {-1, 0};
+  second.write(b);
+  for (const auto& paths : {std::vector<std::string>{a, b}, std::vector<std::string>{dir.file("*.h5")}}) {
+    const Dataset both(paths);
+    EXPECT_EQ(both.path(), a + " and 1 more");
+    EXPECT_EQ(both.size(), 4);
+    EXPECT_EQ(both.n_images(), 2);
+    EXPECT_EQ(both.n_tokens(), 10);
+    const std::vector<int64_t> images = {0, -1, -1, 1};
+    for (int64_t i = 0; i < 4; ++i) {
+      const PackFile one(i < 2 ? a : b);
+      const PackedSample sample = both.sample(i);
+      EXPECT_EQ(sample.input_ids, one.sample(i % 2).input_ids);
+      EXPECT_EQ(sample.labels, one.sample(i % 2).labels);
+      EXPECT_EQ(sample.image, images[static_cast<size_t>(i)]);
+      EXPECT_EQ(both.image_of_sample(i), images[static_cast<size_t>(i)]);
+      EXPECT_EQ(both.length(i), one.length(i % 2));
+      EXPECT_EQ(both.sample_id(i), one.sample_id(i % 2));
+      EXPECT_EQ(both.n_turns(i), 1);
+      EXPECT_EQ(both.turns(i).at(0).question, one.turns(i % 2).at(0).question);
+    }
+    EXPECT_EQ(both.image_bytes(1), (std::vector<uint8_t>{7, 8}));
+    EXPECT_EQ(both.image_name(1), "x");
+    expect_message(error_of([&] { both.sample(4); }), a + " and 1 more: ", "found sample index 4, expected 0..3");
+    expect_message(error_of([&] { both.image_bytes(-1); }),
+                   a + " and 1 more: ", "found picture index -1, expected 0..1");
+  }
+  EXPECT_EQ(error_of([&] { Dataset({a, dir.file("*.h5")}); }), a + ": found the pack named twice, expected once");
+  EXPECT_EQ(error_of([&] { Dataset(dir.file("c*.h5")); }),
+            dir.file("c*.h5") + ": found no file that matches, expected at least one pack");
+}
+
+TEST(Dataset, PacksThatDoNotGoTogetherAreRefused) {
+  testing::TempDir dir;
+  RawPack().write(dir.file("a.h5"));
+  RawPack texts;
+  texts.version = kTextPackVersion;
+  texts.tokens = {1, 0, 2, 3, 4};
+  texts.labels = texts.tokens;
+  texts.image_of_sample = {-1, -1};
+  texts.sequence_offsets = {0, 3, 5};
+  texts.write(dir.file("b.h5"));
+  EXPECT_EQ(error_of([&] {
+              Dataset({dir.file("a.h5"), dir.file("b.h5")});
+            }),
+            dir.file("b.h5") + ": attribute 'format_version': found 2, expected 1, as in " + dir.file("a.h5"));
+}
+
 TEST(Dataset, BrokenPacksAreNamed) {
   expect_broken([](RawPack& p) { p.format = "other"; }, "'format': found 'other'");
   expect_broken([](RawPack& p) { p.version = 3; }, "'format_version': found 3, expected 1 or 2");

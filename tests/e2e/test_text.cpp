@@ -160,6 +160,21 @@ TEST_F(TextPipeline, LaterStudentsStartFromAnExport) {
   }
 }
 
+TEST_F(TextPipeline, SeveralPacksDeflatedOrNotTrainTheSame) {
+  for (const std::string name : {"train", "heldout"}) {
+    for (const std::string kind : {"none", "deflate"}) {
+      must({"data", "pack", "--text", name + ".jsonl", "--tokenizer", "tokenizer.json", "--out",
+            "part-" + kind + "-" + name + ".h5", "--max-length", "24", "--compression", kind});
+    }
+  }
+  const auto distill = [](const std::string& dir, const std::string& packs) {
+    must({"distill", "distill.yaml", "--set", "run.dir=" + dir, "--set", "data.train=" + packs, "--set",
+          "schedule.total=24"});
+    return trace_of(file(dir)).model;
+  };
+  EXPECT_EQ(distill("pattern", "part-deflate-*.h5"), distill("list", "[part-none-heldout.h5, part-none-train.h5]"));
+}
+
 // A quantised teacher, through every command that reads one.
 TEST_F(TextPipeline, ATeacherInAGgufFileIsDistilledAndExported) {
   const std::string gguf = std::string(MATVLM_SOURCE_DIR) + "/tests/golden/checkpoints/gguf/quantised.gguf";

@@ -219,7 +219,7 @@ TEST(Config, EffectiveConfigReadsBackTheSame) {
   for (const RunConfig& config :
        {parse_config(kDistill, "c.yaml", {sets[1], sets[2], sets[3], sets[4], sets[5], sets[6], sets[7]}),
         parse_config("run: {dir: \"a: b # \\\"c\\\" \\\\ d\\n\"}\n" + kDistill.substr(kDistill.find("teacher")), "c"),
-        parse_config(kTeach, "t.yaml")}) {
+        parse_config(kTeach, "t.yaml", {"data.train=[a.h5, 'shards/b*.h5']", "data.heldout="})}) {
     const std::string text = config_yaml(config);
     const RunConfig again = parse_config(text, "again.yaml");
     EXPECT_EQ(config_yaml(again), text);
@@ -227,6 +227,10 @@ TEST(Config, EffectiveConfigReadsBackTheSame) {
     EXPECT_EQ(text.find('#') == std::string::npos, config.run.dir.find('#') == std::string::npos) << text;
   }
   EXPECT_EQ(parse_config(config_yaml(parse_config(kDistill, "c", {sets[7]})), "d").schedule.total, 9007199254740993);
+  const std::vector<std::string> packs = {"a.h5", "shards/b*.h5"};
+  EXPECT_EQ(parse_config(kDistill, "c", {"data.train=[a.h5, 'shards/b*.h5']"}).data.train.paths, packs);
+  EXPECT_EQ(error_of(kDistill, {"data.train={a: b}"}),
+            "--set data.train={a: b}: key 'data.train': found a section, expected a text or a list of texts");
 }
 
 TEST(Config, TableHasOneAlignedLinePerKey) {
