@@ -1,9 +1,10 @@
-// What data/image.cpp asks of the two decoders. Each lives in the one .cpp that includes its library.
+// What data/image.cpp asks of the two formats. Each lives in the one .cpp that includes its library.
 #pragma once
 
 #include <cstdint>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "data/image.h"
 
@@ -12,6 +13,8 @@ namespace matvlm {
 // Both throw Error headed by `source` for truncated or damaged data and for sizes that check_image_size refuses.
 Image decode_png(std::span<const uint8_t> bytes, const std::string& source);
 Image decode_jpeg(std::span<const uint8_t> bytes, const std::string& source);
+// Baseline, colours halved in both directions, as cameras write it. quality: 1 to 100.
+std::vector<uint8_t> encode_jpeg(const Image& image, int quality);
 
 // Error unless width and height are at least 1 and width * height is at most kMaxImagePixels.
 void check_image_size(int64_t width, int64_t height, const std::string& source);

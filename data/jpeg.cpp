@@ -3,6 +3,7 @@
 #include <csetjmp>
 #include <cstddef>
 #include <cstdio>
+#include <cstdlib>
 // jpeglib.h needs FILE and size_t declared before it.
 #include <jpeglib.h>
 // jerror.h names the warnings.
@@ -112,6 +113,55 @@ std::vector<uint8_t> cmyk_to_rgb(const std::vector<uint8_t>& cmyk) {
   return rgb;
 }
 
+class JpegWriter {
+ public:
+  JpegWriter() {
+    info_.err = jpeg_std_error(&manager_);
+    manager_.error_exit = on_error;
+    info_.client_data = this;
+  }
+  ~JpegWriter() {
+    if (created_) jpeg_destroy_compress(&info_);
+    std::free(memory_);
+  }
+  JpegWriter(const JpegWriter&) = delete;
+  JpegWriter& operator=(const JpegWriter&) = delete;
+
+  bool write(const Image& image, int quality) {
+    if (setjmp(jump_) != 0) return false;
+    jpeg_create_compress(&info_);
+    created_ = true;
+    jpeg_mem_dest(&info_, &memory_, &size_);
+    info_.image_width = static_cast<JDIMENSION>(image.width);
+    info_.image_height = static_cast<JDIMENSION>(image.height);
+    info_.input_components = 3;
+    info_.in_color_space = JCS_RGB;
+    jpeg_set_defaults(&info_);
+    jpeg_set_quality(&info_, quality, TRUE);
+    jpeg_start_compress(&info_, TRUE);
+    while (info_.next_scanline < info_.image_height) {
+      JSAMPROW row =
+          const_cast<uint8_t*>(image.rgb.data()) + static_cast<size_t>(image.width) * 3 * info_.next_scanline;
+      jpeg_write_scanlines(&info_, &row, 1);
+    }
+    jpeg_finish_compress(&info_);
+    return true;
+  }
+  std::vector<uint8_t> bytes() const { return {memory_, memory_ + size_}; }
+
+ private:
+  [[noreturn]] static void on_error(j_common_ptr info) {
+    std::longjmp(static_cast<JpegWriter*>(info->client_data)->jump_, 1);
+  }
+
+  jpeg_compress_struct info_{};
+  jpeg_error_mgr manager_{};
+  std::jmp_buf jump_{};
+  unsigned char* memory_ = nullptr;
+  unsigned long size_ = 0;
+  bool created_ = false;
+};
+
 }  // namespace
 
 Image decode_jpeg(std::span<const uint8_t> bytes, const std::string& source) {
@@ -127,6 +177,14 @@ Image decode_jpeg(std::span<const uint8_t> bytes, const std::string& source) {
   if (!reader.read_rows(pixels.data(), stride)) reader.fail_reading();
   image.rgb = reader.cmyk() ? cmyk_to_rgb(pixels) : std::move(pixels);
   return apply_exif_orientation(std::move(image), orientation);
+}
+
+std::vector<uint8_t> encode_jpeg(const Image& image, int quality) {
+  check_image_size(image.width, image.height, "[jpeg]");
+  check(quality >= 1 && quality <= 100, "[jpeg] found quality ", quality, ", expected 1 to 100");
+  JpegWriter writer;
+  check(writer.write(image, quality), "[jpeg] cannot encode a picture of ", image.width, "x", image.height);
+  return writer.bytes();
 }
 
 }  // namespace matvlm

@@ -10,6 +10,7 @@
 #include "core/file.h"
 #include "core/tensor_source.h"
 #include "data/image.h"
+#include "data/image_formats.h"
 
 namespace matvlm {
 namespace {
@@ -264,6 +265,27 @@ TEST(Image, SizesInTheHeader) {
 TEST(Image, EncodePngChecksItsInput) {
   EXPECT_THROW(encode_png(Image{0, 1, {}}), Error);
   EXPECT_THROW(encode_png(Image{2, 2, Bytes(11)}), Error);
+}
+
+TEST(EncodeJpeg, ComesBackNearlyTheSame) {
+  for (const auto& [width, height] : {std::pair<int64_t, int64_t>{1, 1}, {17, 9}, {64, 48}}) {
+    Image image{width, height, {}};
+    for (int64_t y = 0; y < height; ++y) {
+      for (int64_t x = 0; x < width; ++x) {  // smooth, so that little is lost
+        for (const int64_t v : {40 + 2 * x, 90 + y, 200 - x}) image.rgb.push_back(static_cast<uint8_t>(v));
+      }
+    }
+    const std::vector<uint8_t> fine = encode_jpeg(image, 100);
+    EXPECT_LT(encode_jpeg(image, 20).size(), fine.size());
+    const Image back = decode_image(fine, "x");
+    ASSERT_EQ(back.width, width);
+    ASSERT_EQ(back.height, height);
+    for (size_t i = 0; i < image.rgb.size(); ++i) {
+      EXPECT_LE(std::abs(int{back.rgb[i]} - int{image.rgb[i]}), 6) << i;  // halved colours, rounded coefficients
+    }
+  }
+  EXPECT_THROW(encode_jpeg(Image{0, 3, {}}, 90), Error);
+  EXPECT_THROW(encode_jpeg(Image{1, 1, {1, 2, 3}}, 0), Error);
 }
 
 }  // namespace
