@@ -47,9 +47,11 @@ inline Layout make_layout(cudaDataType_t type, int64_t rows, int64_t cols, int64
   return Layout(layout);
 }
 
-// What decides an algorithm besides the shapes: the alignments of A, B, C in cuBLASLt's order.
+// What decides an algorithm besides the shapes: the alignments of A, B, C in cuBLASLt's order, and whether k may be
+// summed in parts.
 struct AlgorithmLimits {
   uint32_t align_a = 16, align_b = 16, align_c = 16;
+  bool split_k = true;
 };
 
 // The heuristic's first algorithm within the context's workspace; false when it has none.
@@ -61,11 +63,13 @@ inline bool find_algorithm(CudaContext& cuda, const MatmulDesc& desc, const Layo
   const auto set = [&](cublasLtMatmulPreferenceAttributes_t attribute, const auto& value) {
     MATVLM_BLAS_CHECK(cublasLtMatmulPreferenceSetAttribute(raw, attribute, &value, sizeof(value)));
   };
-  set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<uint64_t>(CudaContext::kWorkspaceBytes));
+  set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+      static_cast<uint64_t>(limits.split_k ? CudaContext::kWorkspaceBytes : 0));
   // Split-K through the workspace is summed in a fixed order; INPLACE sums by atomics in the output and would not give
   // the same bits twice.
+  const uint32_t split = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE | CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE;
   set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
-      static_cast<uint32_t>(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE | CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE));
+      limits.split_k ? split : static_cast<uint32_t>(CUBLASLT_REDUCTION_SCHEME_NONE));
   set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, limits.align_a);
   set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, limits.align_b);
   set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, limits.align_c);

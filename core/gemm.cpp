@@ -4,6 +4,7 @@
 #include <cblas.h>
 
 #include <algorithm>
+#include <atomic>
 #include <limits>
 #include <string>
 
@@ -11,6 +12,8 @@
 
 namespace matvlm {
 namespace {
+
+std::atomic<int> pinned_products{0};  // PinnedProducts alive
 
 // Rows of a matrix view; Tensor::rows() is 0 for matrices without columns, which are legal here.
 int64_t matrix_rows(const Tensor& t) {
@@ -57,6 +60,7 @@ GemmArgs checked_args(Context& ctx, bool transpose_a, bool transpose_b, const Te
   args.ldc = c.row_stride();
   args.input = a.dtype();
   args.output = c.dtype();
+  args.pinned = pinned_products > 0 && !transpose_a;
   return args;
 }
 
@@ -86,6 +90,21 @@ void call(CBLAS_TRANSPOSE ta, CBLAS_TRANSPOSE tb, blasint m, blasint n, blasint 
   cblas_zgemm(CblasRowMajor, ta, tb, m, n, k, &alpha, a, lda, b, ldb, &beta, c, ldc);
 }
 
+// Row by row, each element's sum in the order of k: OpenBLAS's kernels for what is left of a tile add in another order.
+template <class T>
+void gemm_rows(bool transpose_b, int64_t m, int64_t n, int64_t k, T alpha, const T* a, int64_t lda, const T* b,
+               int64_t ldb, T beta, T* c, int64_t ldc) {
+#pragma omp parallel for if (m * n * k > 65536)
+  for (int64_t i = 0; i < m; ++i) {
+    for (int64_t j = 0; j < n; ++j) {
+      T sum(0);
+      for (int64_t l = 0; l < k; ++l) sum += a[i * lda + l] * (transpose_b ? b[j * ldb + l] : b[l * ldb + j]);
+      T& out = c[i * ldc + j];
+      out = alpha * sum + (beta == T(0) ? T(0) : beta * out);
+    }
+  }
+}
+
 }  // namespace
 
 template <class T>
@@ -98,6 +117,7 @@ void gemm_cpu(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t 
     }
     return;
   }
+  if (pinned_products > 0 && !transpose_a) return gemm_rows(transpose_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
   // BLAS checks leading dimensions even of matrices of one row, whose stride means nothing to us.
   const auto ld = [](int64_t stride, int64_t cols) { return blas_size(std::max({stride, cols, int64_t{1}})); };
   call(transpose_a ? CblasTrans : CblasNoTrans, transpose_b ? CblasTrans : CblasNoTrans, blas_size(m), blas_size(n),
@@ -139,6 +159,9 @@ void gemm_bias(Context& ctx, const Tensor& x, const Tensor& w, const Tensor& bia
   args.beta = 1.0F;
   run_cpu(args);
 }
+
+PinnedProducts::PinnedProducts() { ++pinned_products; }
+PinnedProducts::~PinnedProducts() { --pinned_products; }
 
 void set_blas_threads(int threads) { openblas_set_num_threads(threads); }
 

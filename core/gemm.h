@@ -19,6 +19,17 @@ void gemm(Context& ctx, bool transpose_a, bool transpose_b, float alpha, const T
 // bias.
 void gemm_bias(Context& ctx, const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& y);
 
+// While one lives, products of this process that do not transpose A give each row of C the same bits whatever the
+// number of rows: one algorithm for each n and k, and no sum over k in parts. So samples packed into one row of tokens
+// get the bits they have alone. Costs speed.
+class PinnedProducts {
+ public:
+  PinnedProducts();
+  ~PinnedProducts();
+  PinnedProducts(const PinnedProducts&) = delete;
+  PinnedProducts& operator=(const PinnedProducts&) = delete;
+};
+
 // CPU kernels for float, double and std::complex<double> (no conjugation), on raw pointers.
 template <class T>
 void gemm_cpu(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, T alpha, const T* a, int64_t lda,

@@ -16,6 +16,9 @@ namespace {
 
 cudaDataType_t data_type(DType t) { return t == DType::bf16 ? CUDA_R_16BF : CUDA_R_32F; }
 
+// The rows that pinned products are planned for, however many they have.
+constexpr int64_t kPinnedRows = 1024;
+
 struct Plan {
   MatmulDesc desc;
   Layout a, b, c;
@@ -68,8 +71,18 @@ Plan make_plan(CudaContext& cuda, const GemmArgs& g) {
   plan.b = g.transpose_a ? make_layout(data_type(g.input), g.k, g.m, g.lda)
                          : make_layout(data_type(g.input), g.m, g.k, g.lda);
   plan.c = make_layout(data_type(g.output), g.m, g.n, g.ldc);
-  const AlgorithmLimits limits{blas_alignment(g.b), blas_alignment(g.a), output_alignment(g)};
-  plan.found = find_algorithm(cuda, plan.desc, plan.a, plan.b, plan.c, limits, plan.algorithm);
+  const AlgorithmLimits limits{blas_alignment(g.b), blas_alignment(g.a), output_alignment(g), !g.pinned};
+  if (!g.pinned) {
+    plan.found = find_algorithm(cuda, plan.desc, plan.a, plan.b, plan.c, limits, plan.algorithm);
+    return plan;
+  }
+  // The algorithm is that of a fixed number of rows; pinned products do not transpose A.
+  const Layout b = make_layout(data_type(g.input), kPinnedRows, g.k, std::max(g.lda, g.k));
+  const Layout c = make_layout(data_type(g.output), kPinnedRows, g.n, std::max(g.ldc, g.n));
+  cublasLtMatmulHeuristicResult_t checked{};
+  plan.found = find_algorithm(cuda, plan.desc, plan.a, b, c, limits, plan.algorithm) &&
+               cublasLtMatmulAlgoCheck(cuda.blas(), plan.desc.get(), plan.a.get(), plan.b.get(), plan.c.get(),
+                                       plan.c.get(), &plan.algorithm, &checked) == CUBLAS_STATUS_SUCCESS;
   return plan;
 }
 
@@ -78,7 +91,7 @@ Plan make_plan(CudaContext& cuda, const GemmArgs& g) {
 // Everything that decides the plan.
 struct GemmPlans {
   using Key =
-      std::tuple<std::array<int64_t, 7>, std::array<uint32_t, 5>, std::array<bool, 5>, GemmEpilogue, DType, DType>;
+      std::tuple<std::array<int64_t, 7>, std::array<uint32_t, 5>, std::array<bool, 6>, GemmEpilogue, DType, DType>;
   std::map<Key, Plan> plans;
 };
 
@@ -90,7 +103,7 @@ const Plan& find_plan(CudaContext& cuda, const GemmArgs& args) {
       {args.m, args.n, args.k, args.lda, args.ldb, args.ldc, args.ldpre},
       {blas_alignment(args.a), blas_alignment(args.b), output_alignment(args), blas_alignment(args.bias),
        blas_alignment(args.pre)},
-      {args.transpose_a, args.transpose_b, args.bias != nullptr, args.pre != nullptr, cuda.allow_tf32},
+      {args.transpose_a, args.transpose_b, args.bias != nullptr, args.pre != nullptr, cuda.allow_tf32, args.pinned},
       args.epilogue,
       args.input,
       args.output};

@@ -29,6 +29,7 @@ struct GemmArgs {
   void* pre = nullptr;  // of gelu: gets what GELU is taken of, or nullptr; of its gradient: that again
   int64_t ldpre = 0;
   DType input = DType::f32, output = DType::f32;
+  bool pinned = false;  // see PinnedProducts
 };
 
 void gemm_cuda(Context& ctx, const GemmArgs& args);

@@ -205,6 +205,44 @@ TEST(Gemm, WrongShapesAndTypesAreErrors) {
             "[gemm] found f32 x bf16 -> f32 on cpu, expected f32 x f32 -> f32");
 }
 
+// Pinned, a row of the product has the same bits whatever rows stand beside it, and they are the product's.
+void check_pinned(Context& ctx, DType dtype) {
+  constexpr int64_t kRows = 300;
+  for (const auto& [n, k] :
+       std::vector<std::pair<int64_t, int64_t>>{{320, 320}, {1280, 320}, {320, 1280}, {72, 80}, {33, 65}}) {
+    const auto random = [&](const char* name, const Shape& shape) {
+      return Tensor::from_floats(ctx, convert<float>(random_values(name, shape_numel(shape))), shape, dtype);
+    };
+    const Tensor x = random("x", {kRows, k}), w = random("w", {n, k}), bias = random("bias", {n});
+    const Tensor free = Tensor::empty(ctx, {kRows, n}, dtype), all = Tensor::empty(ctx, {kRows, n}, dtype);
+    gemm_bias(ctx, x, w, bias, free);
+    const PinnedProducts pinned;
+    gemm_bias(ctx, x, w, bias, all);
+    // And x W without a bias, as the gradient of an input has it.
+    const Tensor wide = Tensor::empty(ctx, {kRows, k}, dtype);
+    gemm(ctx, false, false, 1.0F, all, w, 0.0F, wide);
+    EXPECT_LE(relative_error(all.to_floats(ctx), free.to_floats(ctx)), dtype == DType::f32 ? 1e-6 : 0.004);
+    for (const auto& [begin, end] :
+         std::vector<std::pair<int64_t, int64_t>>{{0, 1}, {5, 6}, {64, 128}, {1, 258}, {299, 300}}) {
+      const Tensor part = Tensor::empty(ctx, {end - begin, n}, dtype);
+      gemm_bias(ctx, x.slice_rows(begin, end).clone(ctx), w, bias, part);
+      EXPECT_EQ(part.to_floats(ctx), all.slice_rows(begin, end).to_floats(ctx))
+          << dtype_name(dtype) << " rows " << begin << " to " << end << " of n " << n << " k " << k;
+      const Tensor some = Tensor::empty(ctx, {end - begin, k}, dtype);
+      gemm(ctx, false, false, 1.0F, part, w, 0.0F, some);
+      EXPECT_EQ(some.to_floats(ctx), wide.slice_rows(begin, end).to_floats(ctx)) << dtype_name(dtype);
+    }
+  }
+}
+
+TEST(Gemm, PinnedRowsDoNotDependOnTheirNumber) { check_pinned(cpu(), DType::f32); }
+
+TEST(GemmCuda, PinnedRowsDoNotDependOnTheirNumber) {
+  const auto ctx = new_cuda();
+  check_pinned(*ctx, DType::f32);
+  check_pinned(*ctx, DType::bf16);
+}
+
 TEST(GemmCuda, Float32) {
   const auto ctx = new_cuda();
   check_tensors(*ctx, DType::f32, DType::f32);
