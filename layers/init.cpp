@@ -119,12 +119,10 @@ std::vector<float> init_random_tensor(const ModelConfig& config, const ModelTens
 }
 
 ModelWeights random_frozen_weights(Context& ctx, const ModelConfig& config, DType dtype, uint64_t seed) {
-  ModelWeights out;
+  ModelWeights out = allocate_frozen_weights(ctx, config, dtype);
   for (const ModelTensor& t : model_tensors(config)) {
     const RandomStart start = random_start(config, t);
-    const Tensor value = Tensor::empty(ctx, t.shape, t.keep_float32 ? DType::f32 : dtype);
-    fill_random(ctx, value, start.mean, std::sqrt(3.0) * start.deviation, {seed, stream_of(t.name)});
-    out.set_frozen(t.name, value);
+    fill_random(ctx, out.frozen().at(t.name), start.mean, std::sqrt(3.0) * start.deviation, {seed, stream_of(t.name)});
   }
   return out;
 }

@@ -180,6 +180,17 @@ ModelWeights fill_weights(Context& ctx, const ModelConfig& config, DType dtype,
 
 }  // namespace
 
+ModelWeights allocate_frozen_weights(Context& ctx, const ModelConfig& config, DType dtype) {
+  ModelWeights out;
+  const std::vector<ModelTensor> tensors = model_tensors(config);
+  Names by_name;
+  for (const ModelTensor& t : tensors) by_name[t.name] = &t;
+  for (const ModelTensor& t : tensors) {
+    if (!out.frozen().contains(t.name)) allocate_frozen(ctx, out, group_of(by_name, t), dtype);
+  }
+  return out;
+}
+
 ValueSource values_from(const TensorSource& source) {
   return [source](const std::string& name) {
     const std::string found = name_in_source(source, name);

@@ -52,6 +52,9 @@ ModelWeights make_weights(Context& ctx, const ModelConfig& config, DType dtype,
 // All of DIR or file, frozen, checked against the config.
 ModelWeights load_frozen_weights(Context& ctx, const ModelConfig& config, const TensorSource& source, DType dtype);
 
+// All tensors of the model, frozen and not yet written, those of joined_names() as one.
+ModelWeights allocate_frozen_weights(Context& ctx, const ModelConfig& config, DType dtype);
+
 // Overwrites master (and compute copy) of a parameter.
 void set_parameter(Context& ctx, const Parameter& parameter, const std::vector<float>& values);
 
