@@ -7,6 +7,8 @@
 #include <span>
 #include <utility>
 
+#include "core/tensor_upload.h"
+
 namespace matvlm {
 
 Weight ModelWeights::get(const std::string& name, const Shape& shape) const {
@@ -77,17 +79,6 @@ void check_finite(const TensorSource& source, const std::string& name, DType dty
   fail(source.path(), ": '", name, "': found ", value[0], " at element ", bad, ", expected finite numbers");
 }
 
-// Writes the tensor straight from the mapped file, where it is stored as it is wanted; else false.
-bool write_stored(Context& ctx, const TensorSource& source, const std::string& canonical, const Tensor& to) {
-  const std::string name = name_in_source(source, canonical);
-  if (name.empty() || source.info(name).dtype != to.dtype()) return false;
-  const auto bytes = source.plain_bytes(name);
-  if (!bytes) return false;
-  check_finite(source, name, to.dtype(), *bytes);
-  ctx.to_device(to.raw(), bytes->data(), static_cast<int64_t>(bytes->size()));
-  return true;
-}
-
 void write_floats(Context& ctx, const std::vector<float>& values, const Tensor& to) {
   if (to.dtype() == DType::f32) return ctx.to_device(to.raw(), values.data(), to.numel() * dtype_size(DType::f32));
   std::vector<bf16> rounded(values.size());
@@ -148,7 +139,7 @@ void declare_trained(ModelWeights& out, const std::vector<ModelTensor>& tensors,
   }
 }
 
-// stored: the file that tensors are taken from as they are, where that is possible; else from `values`.
+// stored: the file that frozen tensors are taken from; else from `values`.
 ModelWeights fill_weights(Context& ctx, const ModelConfig& config, DType dtype,
                           const std::function<bool(const std::string&)>& trained, const ValueSource& values,
                           const ModelWeights* shared, const TensorSource* stored) {
@@ -165,6 +156,7 @@ ModelWeights fill_weights(Context& ctx, const ModelConfig& config, DType dtype,
     if (shared->joined().contains(t.name)) out.set_joined(t.name, shared->joined().at(t.name));
     full.insert(t.name);
   }
+  std::vector<UploadItem> items;
   for (const ModelTensor& t : tensors) {
     if (full.contains(t.name)) continue;
     if (const Parameter* parameter = out.store().find(t.name)) {
@@ -173,8 +165,14 @@ ModelWeights fill_weights(Context& ctx, const ModelConfig& config, DType dtype,
     }
     allocate_frozen(ctx, out, group_of(by_name, t), dtype);
     const Tensor& to = out.frozen().at(t.name);
-    if (stored == nullptr || !write_stored(ctx, *stored, t.name, to)) write_floats(ctx, values_of(values, t), to);
+    const std::string name = stored == nullptr ? "" : name_in_source(*stored, t.name);
+    if (name.empty()) {
+      write_floats(ctx, values_of(values, t), to);
+    } else {
+      items.push_back({to, name});
+    }
   }
+  if (!items.empty()) upload_tensors(ctx, *stored, items);
   return out;
 }
 

@@ -179,6 +179,26 @@ TEST(MakeWeights, Bf16KeepsTheMastersAndTheFloat32Tensors) {
   }
 }
 
+// From files of every layout and type, joined or not, rounded or not: what a vector of floats would have brought.
+TEST(LoadFrozenWeights, ValuesAreThoseOfTheFile) {
+  for (const char* name : {"single", "sharded", "parts", "bf16", "f16", "bin", "bin-deflated", "bin-strided", "bin-f16",
+                           "llama", "llama-sharded", "llama-bin"}) {
+    const std::string folder = std::string(MATVLM_SOURCE_DIR) + "/tests/golden/checkpoints/" + name;
+    const ModelConfig config = read_model_config(folder);
+    const TensorSource source = TensorSource::open(folder);
+    const ValueSource values = values_from(source);
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      const ModelWeights weights = load_frozen_weights(ctx(), config, source, dtype);
+      for (const ModelTensor& t : model_tensors(config)) {
+        const DType held = t.keep_float32 ? DType::f32 : dtype;
+        EXPECT_EQ(weights.values(ctx(), t.name),
+                  Tensor::from_floats(ctx(), values(t.name), t.shape, held).to_floats(ctx()))
+            << name << " " << t.name;
+      }
+    }
+  }
+}
+
 TEST(MakeWeights, ErrorsNameTheTensor) {
   const ModelConfig config = tiny_config();
   const ValueSource values = tiny_values(config);
