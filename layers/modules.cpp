@@ -9,6 +9,7 @@
 #include "autograd/ops/attention_dnn.h"
 #include "autograd/ops/conv1d.h"
 #include "autograd/ops/gated_rms_norm.h"
+#include "autograd/ops/gelu_mlp.h"
 #include "autograd/ops/layer_norm.h"
 #include "autograd/ops/rms_norm.h"
 #include "autograd/ops/rotary.h"
@@ -67,7 +68,8 @@ Mlp make_mlp(const ModelWeights& weights, const std::string& prefix, int64_t hid
   return m;
 }
 
-Var run_attention(Graph& g, const AttentionMixer& m, const Var& x, const Pass& pass, int64_t layer) {
+Var run_attention(Graph& g, const AttentionMixer& m, const Var& x, const Pass& pass, int64_t layer,
+                  const Var& residual) {
   const int64_t width = m.heads * m.head_dim;
   const int64_t kv_width = m.kv_heads * m.head_dim;
   Var qkv = linear_joined(g, x, m.qkv);
@@ -89,10 +91,10 @@ Var run_attention(Graph& g, const AttentionMixer& m, const Var& x, const Pass& p
   } else {
     mixed = attention(g, shape, q, k, v, pass.lens);
   }
-  return run_affine(g, m.dense, mixed);
+  return run_affine(g, m.dense, mixed, residual);
 }
 
-Var run_mamba(Graph& g, const MambaMixer& m, const Var& u, const Pass& pass, int64_t layer) {
+Var run_mamba(Graph& g, const MambaMixer& m, const Var& u, const Pass& pass, int64_t layer, const Var& residual) {
   const int64_t inner = m.heads * m.head_dim;
   const int64_t group = m.kv_heads * m.head_dim;
   const int64_t channels = inner + 2 * group;
@@ -116,7 +118,7 @@ Var run_mamba(Graph& g, const MambaMixer& m, const Var& u, const Pass& pass, int
   const SsdShape shape{m.heads, m.kv_heads, m.kv_heads, m.heads, m.head_dim, m.head_dim};
   const Var y = ssd(g, shape, x, b, c, dt, m.a_log, m.d, m.dt_bias, pass.lens, decoding ? &ssm_io : nullptr);
   const Var normed = gated_rms_norm(g, y, z, m.norm_weight, m.head_dim, m.norm_eps);
-  return run_affine(g, m.out_proj, normed);
+  return run_affine(g, m.out_proj, normed, residual);
 }
 
 }  // namespace
@@ -188,37 +190,51 @@ Block make_vision_block(const ModelWeights& weights, const VisionConfig& config,
   return block;
 }
 
-Var run_affine(Graph& g, const Affine& m, const Var& x) { return linear(g, x, m.weight, m.bias); }
+Var run_affine(Graph& g, const Affine& m, const Var& x, const Var& residual) {
+  return linear(g, x, m.weight, m.bias, residual);
+}
 
 Var run_norm(Graph& g, const Norm& m, const Var& x) {
   if (m.kind == NormKind::rms_norm) return rms_norm(g, x, m.weight, m.eps);
   return layer_norm(g, x, m.weight, m.bias, m.eps);
 }
 
-Var run_mlp(Graph& g, const Mlp& m, const Var& x) {
+Var run_mlp(Graph& g, const Mlp& m, const Var& x, const Var& residual) {
   if (m.kind == MlpKind::swiglu) {
     const Var both = linear_joined(g, x, m.gate_up);
     const int64_t inner = both.value().cols() / 2;
-    return run_affine(g, m.fc2, swiglu(g, g.slice_cols(both, 0, inner), g.slice_cols(both, inner, 2 * inner)));
+    const Var gated = swiglu(g, g.slice_cols(both, 0, inner), g.slice_cols(both, inner, 2 * inner));
+    return run_affine(g, m.fc2, gated, residual);
   }
-  return run_affine(g, m.fc2, activation(g, run_affine(g, m.fc1, x), Activation::gelu_tanh));
+  return gelu_mlp(g, x, {m.fc1.weight, m.fc1.bias, m.fc2.weight, m.fc2.bias}, residual);
 }
 
-Var run_mixer(Graph& g, const Block& block, const Var& normed, const Pass& pass, int64_t layer) {
-  if (const auto* mamba = std::get_if<MambaMixer>(&block.mixer)) return run_mamba(g, *mamba, normed, pass, layer);
-  return run_attention(g, std::get<AttentionMixer>(block.mixer), normed, pass, layer);
+Var run_mixer(Graph& g, const Block& block, const Var& normed, const Pass& pass, int64_t layer, const Var& residual) {
+  if (const auto* mamba = std::get_if<MambaMixer>(&block.mixer)) {
+    return run_mamba(g, *mamba, normed, pass, layer, residual);
+  }
+  return run_attention(g, std::get<AttentionMixer>(block.mixer), normed, pass, layer, residual);
 }
+
+namespace {
+
+// The block's output from middle = h + mixed.
+Var finish_sum(Graph& g, const Block& block, const Var& normed, const Var& middle) {
+  return run_mlp(g, block.mlp, block.spec.parallel ? normed : run_norm(g, block.post_norm, middle), middle);
+}
+
+}  // namespace
 
 Var finish_block(Graph& g, const Block& block, const Var& h, const Var& normed, const Var& mixed) {
-  if (block.spec.parallel) return add(g, {h, mixed, run_mlp(g, block.mlp, normed)});
-  const Var middle = add(g, {h, mixed});
-  return add(g, {middle, run_mlp(g, block.mlp, run_norm(g, block.post_norm, middle))});
+  return finish_sum(g, block, normed, add(g, {h, mixed}));
 }
 
 Var run_block(Graph& g, const Block& block, const Var& h, const Pass& pass, int64_t layer, BlockTrace* trace) {
   const Var normed = run_norm(g, block.norm, h);
+  // Where nobody wants the mixer's own output, its last product adds h.
+  if (trace == nullptr) return finish_sum(g, block, normed, run_mixer(g, block, normed, pass, layer, h));
   const Var mixed = run_mixer(g, block, normed, pass, layer);
-  if (trace != nullptr) *trace = {normed.value(), mixed.value()};
+  *trace = {normed.value(), mixed.value()};
   return finish_block(g, block, h, normed, mixed);
 }
 

@@ -63,11 +63,13 @@ Norm make_norm(const ModelWeights& weights, const std::string& prefix, int64_t w
 Block make_text_block(const ModelWeights& weights, const ModelConfig& config, int64_t layer);
 Block make_vision_block(const ModelWeights& weights, const VisionConfig& config, int64_t layer);
 
-Var run_affine(Graph& g, const Affine& m, const Var& x);
+// residual: where defined, it is added to the result, by the last product itself where the device can.
+Var run_affine(Graph& g, const Affine& m, const Var& x, const Var& residual = {});
 Var run_norm(Graph& g, const Norm& m, const Var& x);
-Var run_mlp(Graph& g, const Mlp& m, const Var& x);
+Var run_mlp(Graph& g, const Mlp& m, const Var& x, const Var& residual = {});
 // `normed` is the normed input [T, D]; `layer` addresses the decode state of the pass, if it has one.
-Var run_mixer(Graph& g, const Block& block, const Var& normed, const Pass& pass, int64_t layer);
+Var run_mixer(Graph& g, const Block& block, const Var& normed, const Pass& pass, int64_t layer,
+              const Var& residual = {});
 
 // The parts of one block's forward that others want to see.
 struct BlockTrace {
