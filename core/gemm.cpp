@@ -160,6 +160,8 @@ void gemm_bias(Context& ctx, const Tensor& x, const Tensor& w, const Tensor& bia
   run_cpu(args);
 }
 
+bool products_pinned() { return pinned_products > 0; }
+
 PinnedProducts::PinnedProducts() { ++pinned_products; }
 PinnedProducts::~PinnedProducts() { --pinned_products; }
 

@@ -32,6 +32,9 @@ struct GemmArgs {
   bool pinned = false;  // see PinnedProducts
 };
 
+// Whether a PinnedProducts (gemm.h) lives.
+bool products_pinned();
+
 void gemm_cuda(Context& ctx, const GemmArgs& args);
 // The same with residual and epilogue; false where cuBLASLt has no algorithm for them.
 bool try_gemm_cuda(Context& ctx, const GemmArgs& args);

@@ -8,7 +8,8 @@ namespace {
 
 // C [m, n] = A [m, k] op(B) of one dtype; false where the GPU's products do not apply.
 bool set_product(Context& ctx, const Tensor& a, bool transpose_b, const Tensor& b, const Tensor& c, GemmArgs& args) {
-  if (ctx.cuda() == nullptr || c.numel() == 0 || a.cols() == 0) return false;
+  // Pinned products have one algorithm each, without an epilogue.
+  if (ctx.cuda() == nullptr || products_pinned() || c.numel() == 0 || a.cols() == 0) return false;
   const int64_t b_inner = transpose_b ? b.cols() : b.dim(0);
   const int64_t b_outer = transpose_b ? b.dim(0) : b.cols();
   check(b.rank() == 2 && a.rows() == c.rows() && b_inner == a.cols() && b_outer == c.cols(), "[gemm] A ",
