@@ -39,18 +39,27 @@ Parameter* ParameterStore::declare(const std::string& name, Shape shape, bool ke
   return parameters_.back().get();
 }
 
-void ParameterStore::allocate(Context& ctx, DType compute_dtype) {
+void ParameterStore::allocate(Context& ctx, DType compute_dtype, Offload offload) {
   check(!allocated(), "[parameters] allocated twice");
   check(compute_dtype == DType::f32 || compute_dtype == DType::bf16, "[parameters] compute dtype: found ",
         dtype_name(compute_dtype), ", expected f32 or bf16");
   compute_dtype_ = compute_dtype;
+  offload_ = offload;
   int64_t size = 0;
   for (const auto& p : parameters_) {
     p->offset = size;
     size += round_up(p->numel, kAlignment);
   }
   size = std::max<int64_t>(round_up(size, kArenaPadding), kArenaPadding);
-  for (Tensor* arena : {&master_, &grad_, &moment1_, &moment2_}) *arena = Tensor::zeros(ctx, {size}, DType::f32);
+  const bool on_host = offload == Offload::cpu;
+  const bool masters_on_host = on_host && compute_dtype != DType::f32;
+  const auto make_arena = [&](bool host) {
+    return host ? Tensor::zeros_on_host(ctx, {size}, DType::f32) : Tensor::zeros(ctx, {size}, DType::f32);
+  };
+  master_ = make_arena(masters_on_host);
+  grad_ = make_arena(false);
+  moment1_ = make_arena(on_host);
+  moment2_ = make_arena(on_host);
   if (compute_dtype != DType::f32) compute_ = Tensor::zeros(ctx, {size}, compute_dtype);
   for (size_t i = 0; i < parameters_.size(); ++i) {
     Parameter& p = *parameters_[i];
@@ -61,7 +70,11 @@ void ParameterStore::allocate(Context& ctx, DType compute_dtype) {
     p.grad = view(grad_);
     p.moment1 = view(moment1_);
     p.moment2 = view(moment2_);
-    p.value = compute_.defined() && !keep_float32_[i] ? view(compute_) : p.master;
+    if (compute_.defined() && !keep_float32_[i]) {
+      p.value = view(compute_);
+    } else {
+      p.value = masters_on_host ? Tensor::zeros(ctx, p.shape, DType::f32) : p.master;
+    }
   }
 }
 
@@ -76,6 +89,12 @@ int64_t ParameterStore::numel() const {
   int64_t n = 0;
   for (const auto& p : parameters_) n += p->numel;
   return n;
+}
+
+int64_t ParameterStore::bytes() const {
+  const int64_t values = compute_dtype_ == DType::f32 ? 0 : dtype_size(compute_dtype_);
+  const int64_t states = offload_ == Offload::none ? 12 : values == 0 ? 4 : 0;  // masters and moments
+  return grad_.numel() * (4 + values + states);
 }
 
 void ParameterStore::zero_grad(Context& ctx) const { grad_.zero(ctx); }
@@ -107,6 +126,13 @@ void ParameterStore::settle(Context& ctx, size_t first, size_t last) const {
 
 void ParameterStore::refresh_compute(Context& ctx) const {
   if (compute_.defined()) cast_into(ctx, master_, compute_);
+  refresh_float32(ctx);
+}
+
+void ParameterStore::refresh_float32(Context& ctx) const {
+  for (const auto& p : parameters_) {
+    if (p->value.dtype() == DType::f32 && p->value.raw() != p->master.raw()) p->value.copy_from(ctx, p->master);
+  }
 }
 
 }  // namespace matvlm

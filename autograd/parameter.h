@@ -14,6 +14,10 @@
 
 namespace matvlm {
 
+// Where the optimizer's state lies: moments and, where they are not what compute reads, float32 masters. `cpu`: in host
+// memory that the device reads and writes in the update.
+enum class Offload { none, cpu };
+
 struct Parameter {
   std::string name;
   Shape shape;
@@ -21,7 +25,7 @@ struct Parameter {
   int64_t offset = 0;  // first element in the arenas
   int64_t numel = 0;
   Tensor master;             // f32, view of the arena
-  Tensor value;              // compute dtype; is `master` itself when that is f32
+  Tensor value;              // compute dtype; is `master` itself when that is f32 and not offloaded
   Tensor grad;               // f32; ops add into it
   Tensor moment1, moment2;   // f32
   int64_t pending_uses = 0;  // recorded uses whose backward has not run yet; kept by Graph
@@ -50,13 +54,14 @@ class ParameterStore {
   Parameter* declare(const std::string& name, Shape shape, bool keep_float32 = false);
   // Allocates the arenas (zeros) and the views. The arenas are padded to a multiple of kArenaPadding elements, so that
   // any number of ranks up to that can own equal slices.
-  void allocate(Context& ctx, DType compute_dtype);
+  void allocate(Context& ctx, DType compute_dtype, Offload offload = Offload::none);
   static constexpr int64_t kArenaPadding = 5040 * 64;  // divisible by 1..10, 12, 14, 16, ...
   static constexpr int64_t kAlignment = 64;            // elements; every parameter starts on one
 
   const std::vector<std::unique_ptr<Parameter>>& parameters() const { return parameters_; }
   Parameter* find(const std::string& name) const;  // nullptr when there is none
   int64_t numel() const;                           // of the parameters, padding not counted
+  int64_t bytes() const;                           // of the device's memory
   bool empty() const { return parameters_.empty(); }
   bool allocated() const { return master_.defined(); }
 
@@ -74,12 +79,15 @@ class ParameterStore {
   void settle(Context& ctx, size_t first, size_t last) const;
   // Rounds the masters into the compute copies (after loading; AdamW does it itself).
   void refresh_compute(Context& ctx) const;
+  // Copies offloaded masters that compute reads in float32 (after AdamW, which does not).
+  void refresh_float32(Context& ctx) const;
 
  private:
   std::vector<std::unique_ptr<Parameter>> parameters_;
   std::vector<bool> keep_float32_;
   Tensor master_, compute_, grad_, moment1_, moment2_;
   DType compute_dtype_ = DType::f32;
+  Offload offload_ = Offload::none;
 };
 
 }  // namespace matvlm

@@ -2,21 +2,14 @@
 #include "core/allocator.h"
 
 #include <algorithm>
-#include <bit>
 #include <cstdlib>
-
-#include "core/error.h"
 
 namespace matvlm {
 namespace {
 
-// Size classes in steps of an eighth of a power of two: at most 12.5 % is lost and blocks of similar sizes are reused.
-int64_t size_class(int64_t bytes) {
-  if (bytes <= 4096) return (std::max<int64_t>(bytes, 1) + 255) / 256 * 256;
-  const auto floor_power = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(bytes)));
-  const int64_t step = std::max<int64_t>(floor_power / 8, 256);
-  return (bytes + step - 1) / step * step;
-}
+constexpr int64_t kGranule = 512;
+
+int64_t rounded(int64_t bytes) { return (std::max<int64_t>(bytes, 1) + kGranule - 1) / kGranule * kGranule; }
 
 class CpuAllocator final : public Allocator {
  public:
@@ -31,34 +24,34 @@ class CpuAllocator final : public Allocator {
 
 }  // namespace
 
-void* Allocator::take_cached(int64_t size) {
-  const auto found = cached_.find(size);
-  if (found == cached_.end() || found->second.empty()) return nullptr;
+// The smallest block that is large enough, unless more than an eighth of the request would lie idle: sizes that vary
+// with the batch use each other's blocks, sizes that repeat find their own.
+void* Allocator::take_cached(int64_t& size) {
+  const auto found = cached_.lower_bound(size);
+  if (found == cached_.end() || found->first > size + size / 8) return nullptr;
+  size = found->first;
   void* block = found->second.back();
   found->second.pop_back();
+  if (found->second.empty()) cached_.erase(found);
   return block;
 }
 
 void* Allocator::allocate(int64_t bytes) {
   check(bytes >= 0, "[allocator] negative size ", bytes);
-  const int64_t size = size_class(bytes);
+  int64_t size = rounded(bytes);
   const std::lock_guard lock(mutex_);
   void* block = take_cached(size);
   if (block == nullptr) {
     const auto fits = [&] { return stats_.limit == 0 || stats_.reserved + size <= stats_.limit; };
     if (fits()) block = raw_allocate(size);
     if (block == nullptr) {
-      for (auto& [class_size, blocks] : cached_) {
-        for (void* cached : blocks) {
-          raw_free(cached);
-          stats_.reserved -= class_size;
-        }
-        blocks.clear();
-      }
+      give_back_cached();
       if (fits()) block = raw_allocate(size);
     }
-    check(block != nullptr, "[allocator ", name(), "] out of memory: asked for ", size, " bytes, ", stats_.current,
-          " in use, limit ", stats_.limit == 0 ? "none" : cat(stats_.limit));
+    if (block == nullptr) {
+      throw OutOfMemory(cat("[allocator ", name(), "] out of memory: asked for ", size, " bytes, ", stats_.current,
+                            " in use, limit ", stats_.limit == 0 ? "none" : cat(stats_.limit)));
+    }
     stats_.reserved += size;
   }
   live_[block] = size;
@@ -94,13 +87,17 @@ void Allocator::set_limit(int64_t bytes) {
 
 void Allocator::release_cached() {
   const std::lock_guard lock(mutex_);
+  give_back_cached();
+}
+
+void Allocator::give_back_cached() {
   for (auto& [size, blocks] : cached_) {
     for (void* block : blocks) {
       raw_free(block);
       stats_.reserved -= size;
     }
-    blocks.clear();
   }
+  cached_.clear();
 }
 
 void Allocator::free_all() noexcept {

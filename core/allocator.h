@@ -1,5 +1,5 @@
-// Caching allocator of one device. Blocks that are freed are kept by size class and handed out again, which is safe
-// without synchronisation because everything that uses them is ordered on the context's one stream.
+// Caching allocator of one device. Blocks that are freed are kept by size and handed out again, which is safe without
+// synchronisation because everything that uses them is ordered on the context's one stream.
 #pragma once
 
 #include <cstdint>
@@ -7,6 +7,8 @@
 #include <memory>
 #include <mutex>
 #include <vector>
+
+#include "core/error.h"
 
 namespace matvlm {
 
@@ -17,14 +19,20 @@ struct MemoryStats {
   int64_t limit = 0;     // 0 = none
 };
 
+// Thrown when the limit or the device is exhausted.
+class OutOfMemory : public Error {
+ public:
+  using Error::Error;
+};
+
 class Allocator {
  public:
   virtual ~Allocator() = default;
   Allocator(const Allocator&) = delete;
   Allocator& operator=(const Allocator&) = delete;
 
-  // At least `bytes` bytes, aligned to 256. Error with the sizes when the limit or the device is exhausted, after the
-  // cached blocks were given back and the attempt repeated.
+  // At least `bytes` bytes, aligned to 256. OutOfMemory with the sizes when the limit or the device is exhausted, after
+  // the cached blocks were given back and the attempt repeated.
   void* allocate(int64_t bytes);
   void deallocate(void* block) noexcept;
 
@@ -42,7 +50,9 @@ class Allocator {
   virtual const char* name() const = 0;
 
  private:
-  void* take_cached(int64_t size);
+  // A cached block for `size` bytes, whose own size replaces it; nullptr when there is none.
+  void* take_cached(int64_t& size);
+  void give_back_cached();
   mutable std::mutex mutex_;
   std::map<int64_t, std::vector<void*>> cached_;
   std::map<void*, int64_t> live_;

@@ -22,6 +22,9 @@ std::string device_name(const Device& device);  // "cpu", "cuda:0"
 
 class CudaContext;  // core/cuda_context.h, for CUDA sources only
 
+// Scratch that every GPU context keeps for the libraries.
+inline constexpr int64_t kGpuWorkspaceBytes = 64LL << 20;
+
 class Context {
  public:
   virtual ~Context() = default;
@@ -30,6 +33,8 @@ class Context {
 
   const Device& device() const { return device_; }
   bool on_gpu() const { return device_.type == DeviceType::cuda; }
+  // False on a context that only counts memory (make_counting_context); raw ops ask through core/dispatch.h.
+  virtual bool computes() const { return true; }
   const std::shared_ptr<Allocator>& allocator() const { return allocator_; }
 
   virtual void synchronize() = 0;
@@ -45,6 +50,8 @@ class Context {
   virtual CudaContext* cuda() { return nullptr; }
   // The cudaStream_t that orders the work, for interfaces that take it as an opaque pointer; null on the CPU.
   virtual void* stream_handle() { return nullptr; }
+  // Of host memory that the device reads and writes like its own, only slower; allocator() itself on the CPU.
+  virtual const std::shared_ptr<Allocator>& host_allocator() { return allocator_; }
 
  protected:
   Context(Device device, std::shared_ptr<Allocator> allocator) : device_(device), allocator_(std::move(allocator)) {}
@@ -59,6 +66,10 @@ std::unique_ptr<Context> make_cpu_context(int threads = 0);
 // Error where the build has no CUDA, no such device exists or the driver is too old. (context_cuda.cpp /
 // context_no_cuda.cpp)
 std::unique_ptr<Context> make_cuda_context(int index);
+// A context that takes itself for a device of type `like` and does nothing: memory has addresses that must not be
+// followed, everything read from it is 0, and the allocator's counters say what the same work takes there, but for
+// scratch that CUDA sources take on their own.
+std::unique_ptr<Context> make_counting_context(DeviceType like);
 int cuda_device_count();  // 0 without CUDA, driver or device; never throws
 
 }  // namespace matvlm

@@ -33,7 +33,7 @@ class UploadRing {
       const int64_t n = std::min(bytes, kSegmentBytes - used_);
       char* place = memory_ + segment_ * kSegmentBytes + used_;
       std::memcpy(place, from, static_cast<size_t>(n));
-      MATVLM_CUDA_CHECK(cudaMemcpyAsync(to, place, static_cast<size_t>(n), cudaMemcpyHostToDevice, stream));
+      MATVLM_CUDA_CHECK(cudaMemcpyAsync(to, place, static_cast<size_t>(n), cudaMemcpyDefault, stream));
       used_ += (n + kAlignment - 1) / kAlignment * kAlignment;
       to += n;
       from += n;
@@ -89,6 +89,23 @@ class CudaAllocator final : public Allocator {
   UploadRing uploads_;
 };
 
+// Pinned host memory under the same addresses on the device. It is mapped into the device of the thread that allocates.
+class PinnedAllocator final : public Allocator {
+ public:
+  PinnedAllocator() = default;
+  ~PinnedAllocator() override { free_all(); }
+
+ protected:
+  void* raw_allocate(int64_t bytes) override {
+    void* block = nullptr;
+    if (cudaHostAlloc(&block, static_cast<size_t>(bytes), cudaHostAllocMapped) == cudaSuccess) return block;
+    cudaGetLastError();
+    return nullptr;
+  }
+  void raw_free(void* block) noexcept override { cudaFreeHost(block); }
+  const char* name() const override { return "pinned host memory"; }
+};
+
 // The device must be current before the allocator or any member touches CUDA.
 std::shared_ptr<Allocator> select_device(int index) {
   const int count = cuda_device_count();
@@ -114,6 +131,7 @@ CudaContext::CudaContext(int index) : Context(Device{DeviceType::cuda, index}, s
   MATVLM_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
   check(cublasLtCreate(&blas_) == CUBLAS_STATUS_SUCCESS, "[cuda] cublasLtCreate failed");
   workspace_ = allocator()->allocate(kWorkspaceBytes);
+  host_ = std::make_shared<PinnedAllocator>();
   work_counters_ = static_cast<unsigned*>(allocator()->allocate(2 * sizeof(unsigned)));
   MATVLM_CUDA_CHECK(cudaMemsetAsync(work_counters_, 0, 2 * sizeof(unsigned), stream_));
   cudaDeviceProp properties{};
@@ -139,16 +157,16 @@ void CudaContext::fill_bytes(void* dst, int value, int64_t bytes) {
   if (bytes > 0) MATVLM_CUDA_CHECK(cudaMemsetAsync(dst, value, static_cast<size_t>(bytes), stream_));
 }
 
+// The kind of a copy follows from its addresses: a tensor of this device may lie in host memory (host_allocator).
 void CudaContext::copy_2d(void* dst, int64_t dst_pitch, const void* src, int64_t src_pitch, int64_t width,
                           int64_t height) {
   if (width == 0 || height == 0) return;
   if (dst_pitch == width && src_pitch == width) {
-    MATVLM_CUDA_CHECK(
-        cudaMemcpyAsync(dst, src, static_cast<size_t>(width * height), cudaMemcpyDeviceToDevice, stream_));
+    MATVLM_CUDA_CHECK(cudaMemcpyAsync(dst, src, static_cast<size_t>(width * height), cudaMemcpyDefault, stream_));
     return;
   }
   MATVLM_CUDA_CHECK(cudaMemcpy2DAsync(dst, static_cast<size_t>(dst_pitch), src, static_cast<size_t>(src_pitch),
-                                      static_cast<size_t>(width), static_cast<size_t>(height), cudaMemcpyDeviceToDevice,
+                                      static_cast<size_t>(width), static_cast<size_t>(height), cudaMemcpyDefault,
                                       stream_));
 }
 
@@ -159,7 +177,7 @@ void CudaContext::to_device(void* dst, const void* host, int64_t bytes) {
 
 void CudaContext::to_host(void* host, const void* src, int64_t bytes) {
   if (bytes <= 0) return;
-  MATVLM_CUDA_CHECK(cudaMemcpyAsync(host, src, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, stream_));
+  MATVLM_CUDA_CHECK(cudaMemcpyAsync(host, src, static_cast<size_t>(bytes), cudaMemcpyDefault, stream_));
   synchronize();
 }
 

@@ -39,13 +39,14 @@ class CudaContext final : public Context {
   void to_host(void* host, const void* src, int64_t bytes) override;
   std::string description() const override;
   CudaContext* cuda() override { return this; }
+  const std::shared_ptr<Allocator>& host_allocator() override { return host_; }
   void* stream_handle() override { return stream_; }
 
   cudaStream_t stream() const { return stream_; }
   cublasLtHandle_t blas() const { return blas_; }
   cudnnContext* dnn();  // created at first use; its stream is stream()
   void* workspace() const { return workspace_; }
-  static constexpr int64_t kWorkspaceBytes = 64LL << 20;  // for cuBLASLt and cuDNN
+  static constexpr int64_t kWorkspaceBytes = kGpuWorkspaceBytes;  // for cuBLASLt and cuDNN
   // Two counters for kernels whose blocks take work from a list, [0] items handed out and [1] blocks that are done.
   // They are 0 between kernels: the last block of a kernel has to leave them so.
   unsigned* work_counters() const { return work_counters_; }
@@ -73,6 +74,7 @@ class CudaContext final : public Context {
   std::string name_;
   std::unordered_map<const void*, int64_t> resident_blocks_;
   std::unordered_map<const void*, int> kernel_registers_;
+  std::shared_ptr<Allocator> host_;
 };
 
 // Stream of a context that is known to be on a GPU.

@@ -8,6 +8,7 @@
 #include <limits>
 #include <string>
 
+#include "core/dispatch.h"
 #include "core/gemm_device.h"
 
 namespace matvlm {
@@ -138,8 +139,8 @@ void gemm(Context& ctx, bool transpose_a, bool transpose_b, float alpha, const T
   args.alpha = alpha;
   args.beta = beta;
   if (args.m == 0 || args.n == 0) return;
-  if (ctx.on_gpu()) return gemm_cuda(ctx, args);
-  run_cpu(args);
+  dispatch_device(
+      ctx, [&] { gemm_cuda(ctx, args); }, [&] { run_cpu(args); });
 }
 
 void gemm_bias(Context& ctx, const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& y) {
@@ -148,16 +149,17 @@ void gemm_bias(Context& ctx, const Tensor& x, const Tensor& w, const Tensor& bia
   check_shape("gemm", "bias", bias, {args.n});
   check_dtype("gemm", "bias", bias, y.dtype());
   if (args.m == 0 || args.n == 0) return;
-  if (ctx.on_gpu()) {
-    args.bias = bias.raw();
-    return gemm_cuda(ctx, args);
-  }
-  // C starts as the bias and the product is added: no extra pass over C after it.
-  float* out = y.data<float>();
-  const float* row = bias.data<float>();
-  for (int64_t i = 0; i < args.m; ++i) std::copy(row, row + args.n, out + i * args.ldc);
-  args.beta = 1.0F;
-  run_cpu(args);
+  args.bias = bias.raw();
+  dispatch_device(
+      ctx, [&] { gemm_cuda(ctx, args); },
+      [&] {
+        // C starts as the bias and the product is added: no extra pass over C after it.
+        float* out = y.data<float>();
+        const float* row = bias.data<float>();
+        for (int64_t i = 0; i < args.m; ++i) std::copy(row, row + args.n, out + i * args.ldc);
+        args.beta = 1.0F;
+        run_cpu(args);
+      });
 }
 
 bool products_pinned() { return pinned_products > 0; }

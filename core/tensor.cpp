@@ -32,15 +32,25 @@ int64_t shape_numel(const Shape& shape) {
   return n;
 }
 
-Tensor Tensor::empty(Context& ctx, Shape shape, DType dtype) {
+Tensor Tensor::make(const std::shared_ptr<Allocator>& allocator, const Device& device, Shape shape, DType dtype) {
   check(!shape.empty(), "[tensor] a shape needs at least one dimension");
   Tensor t;
   t.numel_ = shape_numel(shape);
   t.shape_ = std::move(shape);
   t.row_stride_ = t.cols();
   t.dtype_ = dtype;
-  t.device_ = ctx.device();
-  t.buffer_ = std::make_shared<Buffer>(ctx.allocator(), t.numel_ * dtype_size(dtype));
+  t.device_ = device;
+  t.buffer_ = std::make_shared<Buffer>(allocator, t.numel_ * dtype_size(dtype));
+  return t;
+}
+
+Tensor Tensor::empty(Context& ctx, Shape shape, DType dtype) {
+  return make(ctx.allocator(), ctx.device(), std::move(shape), dtype);
+}
+
+Tensor Tensor::zeros_on_host(Context& ctx, Shape shape, DType dtype) {
+  Tensor t = make(ctx.host_allocator(), ctx.device(), std::move(shape), dtype);
+  t.zero(ctx);
   return t;
 }
 
@@ -66,11 +76,23 @@ template Tensor Tensor::from<int64_t>(Context&, std::span<const int64_t>, Shape)
 template Tensor Tensor::from<uint8_t>(Context&, std::span<const uint8_t>, Shape);
 
 Tensor Tensor::from_floats(Context& ctx, std::span<const float> values, Shape shape, DType dtype) {
-  if (dtype == DType::f32) return from(ctx, values, std::move(shape));
-  check(dtype == DType::bf16, "[tensor] from_floats: found ", dtype_name(dtype), ", expected f32 or bf16");
+  Tensor t = empty(ctx, std::move(shape), dtype);
+  t.copy_from_floats(ctx, values);
+  return t;
+}
+
+void Tensor::copy_from_floats(Context& ctx, std::span<const float> values) const {
+  check(static_cast<int64_t>(values.size()) == numel_, "[tensor] found ", values.size(), " values for shape ",
+        shape_string(shape_));
+  check(contiguous(), "[tensor] values for a column range of ", shape_string(shape_));
+  if (dtype_ == DType::f32) {
+    ctx.to_device(raw(), values.data(), numel_ * dtype_size(dtype_));
+    return;
+  }
+  check(dtype_ == DType::bf16, "[tensor] from_floats: found ", dtype_name(dtype_), ", expected f32 or bf16");
   std::vector<bf16> rounded(values.size());
   for (size_t i = 0; i < values.size(); ++i) rounded[i] = bf16(values[i]);
-  return from(ctx, std::span<const bf16>(rounded), std::move(shape));
+  ctx.to_device(raw(), rounded.data(), numel_ * dtype_size(dtype_));
 }
 
 int64_t Tensor::dim(int64_t i) const {

@@ -25,6 +25,8 @@ class Tensor {
   // Uninitialised.
   static Tensor empty(Context& ctx, Shape shape, DType dtype);
   static Tensor zeros(Context& ctx, Shape shape, DType dtype);
+  // Zeros in host memory that the device reads (Context::host_allocator); a tensor of the device in all else.
+  static Tensor zeros_on_host(Context& ctx, Shape shape, DType dtype);
   // Copies host values; the element type must be `dtype`'s, or float for a bf16 tensor (rounded).
   template <class T>
   static Tensor from(Context& ctx, std::span<const T> values, Shape shape);
@@ -63,8 +65,9 @@ class Tensor {
   Tensor slice_cols(int64_t begin, int64_t end) const;  // of the last dimension
 
   // Copies (ordered on the context).
-  Tensor clone(Context& ctx) const;                       // contiguous
-  void copy_from(Context& ctx, const Tensor& src) const;  // same shape and dtype
+  Tensor clone(Context& ctx) const;                                          // contiguous
+  void copy_from(Context& ctx, const Tensor& src) const;                     // same shape and dtype
+  void copy_from_floats(Context& ctx, std::span<const float> values) const;  // contiguous, f32 or bf16 (rounded)
   void zero(Context& ctx) const;
   // Values as host vectors, row by row; synchronises. Floats from f32, bf16 or f64.
   std::vector<float> to_floats(Context& ctx) const;
@@ -73,6 +76,7 @@ class Tensor {
 
  private:
   struct Buffer;
+  static Tensor make(const std::shared_ptr<Allocator>& allocator, const Device& device, Shape shape, DType dtype);
   std::shared_ptr<Buffer> buffer_;
   int64_t offset_ = 0;  // elements
   Shape shape_;

@@ -79,13 +79,6 @@ void check_finite(const TensorSource& source, const std::string& name, DType dty
   fail(source.path(), ": '", name, "': found ", value[0], " at element ", bad, ", expected finite numbers");
 }
 
-void write_floats(Context& ctx, const std::vector<float>& values, const Tensor& to) {
-  if (to.dtype() == DType::f32) return ctx.to_device(to.raw(), values.data(), to.numel() * dtype_size(DType::f32));
-  std::vector<bf16> rounded(values.size());
-  for (size_t i = 0; i < values.size(); ++i) rounded[i] = bf16(values[i]);
-  ctx.to_device(to.raw(), rounded.data(), to.numel() * dtype_size(to.dtype()));
-}
-
 std::vector<float> values_of(const ValueSource& values, const ModelTensor& t) {
   std::vector<float> host = values(t.name);
   check(static_cast<int64_t>(host.size()) == shape_numel(t.shape), "[weights] '", t.name, "': found ", host.size(),
@@ -142,32 +135,19 @@ void declare_trained(ModelWeights& out, const std::vector<ModelTensor>& tensors,
 // stored: the file that frozen tensors are taken from; else from `values`.
 ModelWeights fill_weights(Context& ctx, const ModelConfig& config, DType dtype,
                           const std::function<bool(const std::string&)>& trained, const ValueSource& values,
-                          const ModelWeights* shared, const TensorSource* stored) {
-  ModelWeights out;
-  const std::vector<ModelTensor> tensors = model_tensors(config);
-  Names by_name;
-  for (const ModelTensor& t : tensors) by_name[t.name] = &t;
-  declare_trained(out, tensors, by_name, trained);
-  out.store().allocate(ctx, dtype);
-  std::set<std::string> full;
-  for (const ModelTensor& t : tensors) {
-    if (shared == nullptr || out.store().find(t.name) != nullptr || !shared->frozen().contains(t.name)) continue;
-    out.set_frozen(t.name, shared->frozen().at(t.name));
-    if (shared->joined().contains(t.name)) out.set_joined(t.name, shared->joined().at(t.name));
-    full.insert(t.name);
-  }
+                          const ModelWeights* shared, const TensorSource* stored, Offload offload) {
+  ModelWeights out = allocate_weights(ctx, config, dtype, trained, shared, offload);
   std::vector<UploadItem> items;
-  for (const ModelTensor& t : tensors) {
-    if (full.contains(t.name)) continue;
+  for (const ModelTensor& t : model_tensors(config)) {
     if (const Parameter* parameter = out.store().find(t.name)) {
       set_parameter(ctx, *parameter, values_of(values, t));
       continue;
     }
-    allocate_frozen(ctx, out, group_of(by_name, t), dtype);
+    if (shared != nullptr && shared->frozen().contains(t.name)) continue;
     const Tensor& to = out.frozen().at(t.name);
     const std::string name = stored == nullptr ? "" : name_in_source(*stored, t.name);
     if (name.empty()) {
-      write_floats(ctx, values_of(values, t), to);
+      to.copy_from_floats(ctx, values_of(values, t));
     } else {
       items.push_back({to, name});
     }
@@ -201,23 +181,42 @@ ValueSource values_from(const TensorSource& source) {
 void set_parameter(Context& ctx, const Parameter& parameter, const std::vector<float>& values) {
   check(static_cast<int64_t>(values.size()) == parameter.numel, "[weights] '", parameter.name, "': found ",
         values.size(), " values, expected ", parameter.numel);
-  ctx.to_device(parameter.master.raw(), values.data(), parameter.numel * dtype_size(DType::f32));
-  if (parameter.value.dtype() != DType::f32) {
-    parameter.value.copy_from(ctx, Tensor::from_floats(ctx, values, parameter.shape, parameter.value.dtype()));
+  parameter.master.copy_from_floats(ctx, values);
+  if (parameter.value.raw() != parameter.master.raw()) parameter.value.copy_from_floats(ctx, values);
+}
+
+ModelWeights allocate_weights(Context& ctx, const ModelConfig& config, DType dtype,
+                              const std::function<bool(const std::string&)>& trained, const ModelWeights* shared,
+                              Offload offload) {
+  ModelWeights out;
+  const std::vector<ModelTensor> tensors = model_tensors(config);
+  Names by_name;
+  for (const ModelTensor& t : tensors) by_name[t.name] = &t;
+  declare_trained(out, tensors, by_name, trained);
+  out.store().allocate(ctx, dtype, offload);
+  for (const ModelTensor& t : tensors) {
+    if (shared == nullptr || out.store().find(t.name) != nullptr || !shared->frozen().contains(t.name)) continue;
+    out.set_frozen(t.name, shared->frozen().at(t.name));
+    if (shared->joined().contains(t.name)) out.set_joined(t.name, shared->joined().at(t.name));
   }
+  for (const ModelTensor& t : tensors) {
+    if (out.store().find(t.name) == nullptr) allocate_frozen(ctx, out, group_of(by_name, t), dtype);
+  }
+  return out;
 }
 
 ModelWeights make_weights(Context& ctx, const ModelConfig& config, DType dtype,
                           const std::function<bool(const std::string&)>& trained, const ValueSource& values,
-                          const ModelWeights* shared) {
-  return fill_weights(ctx, config, dtype, trained, values, shared, nullptr);
+                          const ModelWeights* shared, Offload offload) {
+  return fill_weights(ctx, config, dtype, trained, values, shared, nullptr, offload);
 }
 
 ModelWeights load_frozen_weights(Context& ctx, const ModelConfig& config, const TensorSource& source, DType dtype) {
   check_source(config, source);
   // What needs no conversion goes to the device from the file, without a copy in between.
   return fill_weights(
-      ctx, config, dtype, [](const std::string&) { return false; }, values_from(source), nullptr, &source);
+      ctx, config, dtype, [](const std::string&) { return false; }, values_from(source), nullptr, &source,
+      Offload::none);
 }
 
 }  // namespace matvlm

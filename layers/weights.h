@@ -43,11 +43,17 @@ using ValueSource = std::function<std::vector<float>(const std::string& name)>;
 // Values of the source's tensors. Error for a NaN or an infinity, with file, name and element.
 ValueSource values_from(const TensorSource& source);
 
+// The weights of `config` without values: tensors for which `trained` holds become parameters, the others frozen
+// tensors in `dtype`, those of `shared` where it has the name.
+ModelWeights allocate_weights(Context& ctx, const ModelConfig& config, DType dtype,
+                              const std::function<bool(const std::string&)>& trained,
+                              const ModelWeights* shared = nullptr, Offload offload = Offload::none);
+
 // Makes the weights of `config`: tensors for which `trained` holds become parameters (float32 master from `values`),
 // the others frozen tensors in `dtype`: from `shared` when it has the name, else from `values`. Error when neither has.
 ModelWeights make_weights(Context& ctx, const ModelConfig& config, DType dtype,
                           const std::function<bool(const std::string&)>& trained, const ValueSource& values,
-                          const ModelWeights* shared = nullptr);
+                          const ModelWeights* shared = nullptr, Offload offload = Offload::none);
 
 // All of DIR or file, frozen, checked against the config.
 ModelWeights load_frozen_weights(Context& ctx, const ModelConfig& config, const TensorSource& source, DType dtype);

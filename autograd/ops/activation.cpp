@@ -2,6 +2,7 @@
 #include "autograd/ops/activation.h"
 
 #include "autograd/ops/activation_cpu.h"
+#include "core/dispatch.h"
 
 namespace matvlm {
 namespace {
@@ -11,9 +12,12 @@ template <class Args, class Cuda, class Cpu>
 void dispatch(Context& ctx, DType dtype, const Args& args, const Cuda& cuda, const Cpu& cpu) {
   dispatch_float("activation", dtype, [&](auto type) {
     using T = decltype(type);
-    if (ctx.on_gpu()) return cuda(args(type));
-    if constexpr (std::is_same_v<T, float>) return cpu(args(type));
-    fail("[activation] bf16 is for the GPU only");
+    const auto on_cpu = [&] {
+      if constexpr (std::is_same_v<T, float>) return cpu(args(type));
+      fail("[activation] bf16 is for the GPU only");
+    };
+    dispatch_device(
+        ctx, [&] { cuda(args(type)); }, on_cpu);
   });
 }
 

@@ -7,6 +7,7 @@
 #include "autograd/ops/adamw_cpu.h"
 #include "autograd/ops/adamw_device.h"
 #include "autograd/ops/reduce.h"
+#include "core/dispatch.h"
 
 namespace matvlm {
 namespace {
@@ -55,8 +56,9 @@ void adamw(Context& ctx, const ParameterStore& parameters, const AdamWStep& step
   check(step.bias_correction1 > 0 && step.bias_correction2 > 0, "[adamw] bias corrections ", step.bias_correction1,
         ", ", step.bias_correction2, ", expected positive numbers (the first step is number 1)");
   if (parameters.empty()) return;
-  if (ctx.on_gpu()) return update_gpu(ctx, parameters, step);
-  update_cpu(parameters, step);
+  dispatch_device(
+      ctx, [&] { update_gpu(ctx, parameters, step); }, [&] { update_cpu(parameters, step); });
+  parameters.refresh_float32(ctx);
 }
 
 double grad_norm(Context& ctx, const ParameterStore& parameters) {

@@ -3,41 +3,47 @@
 
 #include "autograd/ops/add_cpu.h"
 #include "autograd/ops/add_device.h"
+#include "core/dispatch.h"
 
 namespace matvlm {
 namespace {
 
+// More terms than one launch takes go in chunks; the result then is rounded in between.
+void add_terms_cuda(Context& ctx, const std::vector<Tensor>& terms, const Tensor& dst) {
+  const auto count = static_cast<int64_t>(terms.size());
+  for (int64_t begin = 0; begin < count; begin += kMaxAddTerms) {
+    AddDeviceArgs args{.rows = dst.rows(),
+                       .cols = dst.cols(),
+                       .dst = dst.raw(),
+                       .dst_stride = dst.row_stride(),
+                       .accumulate = begin > 0,
+                       .dtype = dst.dtype()};
+    for (; args.count < kMaxAddTerms && begin + args.count < count; ++args.count) {
+      const Tensor& term = terms[static_cast<size_t>(begin + args.count)];
+      args.terms[args.count] = term.raw();
+      args.strides[args.count] = term.row_stride();
+    }
+    add_cuda(ctx, args);
+  }
+}
+
 void add_terms(Context& ctx, const std::vector<Tensor>& terms, const Tensor& dst) {
   if (dst.numel() == 0) return;
-  const auto count = static_cast<int64_t>(terms.size());
-  if (dst.on_gpu()) {
-    // More terms than one launch takes go in chunks; the result then is rounded in between.
-    for (int64_t begin = 0; begin < count; begin += kMaxAddTerms) {
-      AddDeviceArgs args{.rows = dst.rows(),
-                         .cols = dst.cols(),
-                         .dst = dst.raw(),
-                         .dst_stride = dst.row_stride(),
-                         .accumulate = begin > 0,
-                         .dtype = dst.dtype()};
-      for (; args.count < kMaxAddTerms && begin + args.count < count; ++args.count) {
-        const Tensor& term = terms[static_cast<size_t>(begin + args.count)];
-        args.terms[args.count] = term.raw();
-        args.strides[args.count] = term.row_stride();
+  const auto on_cpu = [&] {
+    dispatch_float("add", dst.dtype(), [&](auto type) {
+      using T = decltype(type);
+      std::vector<const T*> pointers;
+      std::vector<int64_t> strides;
+      for (const Tensor& term : terms) {
+        pointers.push_back(term.data<T>());
+        strides.push_back(term.row_stride());
       }
-      add_cuda(ctx, args);
-    }
-    return;
-  }
-  dispatch_float("add", dst.dtype(), [&](auto type) {
-    using T = decltype(type);
-    std::vector<const T*> pointers;
-    std::vector<int64_t> strides;
-    for (const Tensor& term : terms) {
-      pointers.push_back(term.data<T>());
-      strides.push_back(term.row_stride());
-    }
-    add_cpu<T>(dst.rows(), dst.cols(), count, pointers.data(), strides.data(), dst.data<T>(), dst.row_stride());
-  });
+      add_cpu<T>(dst.rows(), dst.cols(), static_cast<int64_t>(terms.size()), pointers.data(), strides.data(),
+                 dst.data<T>(), dst.row_stride());
+    });
+  };
+  dispatch_device(
+      ctx, [&] { add_terms_cuda(ctx, terms, dst); }, on_cpu);
 }
 
 void accumulate(Graph& graph, const Tensor& grad, const Var& x) {
@@ -55,7 +61,7 @@ void add_into(Context& ctx, const Tensor& src, const Tensor& dst) {
   check_shape("add_into", "src", src, dst.shape());
   check_dtype("add_into", "src", src, dst.dtype());
   if (dst.numel() == 0) return;
-  if (dst.on_gpu()) {
+  const auto on_gpu = [&] {
     AddDeviceArgs args{.rows = dst.rows(),
                        .cols = dst.cols(),
                        .count = 1,
@@ -65,12 +71,15 @@ void add_into(Context& ctx, const Tensor& src, const Tensor& dst) {
                        .dtype = dst.dtype()};
     args.terms[0] = src.raw();
     args.strides[0] = src.row_stride();
-    return add_cuda(ctx, args);
-  }
-  dispatch_float("add_into", dst.dtype(), [&](auto type) {
-    using T = decltype(type);
-    add_into_cpu<T>(dst.rows(), dst.cols(), src.data<T>(), src.row_stride(), dst.data<T>(), dst.row_stride());
-  });
+    add_cuda(ctx, args);
+  };
+  const auto on_cpu = [&] {
+    dispatch_float("add_into", dst.dtype(), [&](auto type) {
+      using T = decltype(type);
+      add_into_cpu<T>(dst.rows(), dst.cols(), src.data<T>(), src.row_stride(), dst.data<T>(), dst.row_stride());
+    });
+  };
+  dispatch_device(ctx, on_gpu, on_cpu);
 }
 
 Var add(Graph& g, const std::vector<Var>& terms) {

@@ -4,6 +4,7 @@
 #include <omp.h>
 
 #include "autograd/ops/attention_cpu.h"
+#include "core/dispatch.h"
 
 namespace matvlm {
 namespace {
@@ -53,6 +54,12 @@ AttentionRanges packed_ranges(const Context& ctx, const Seqlens& lens) {
   return {lens.batch(), lens.longest, lens.longest, cu, cu + 1, cu, cu + 1};
 }
 
+// For each thread, of an implementation on the CPU; undefined on a GPU.
+Tensor cpu_scratch(Context& ctx, const AttentionRanges& ranges, int64_t arrays, int threads) {
+  if (ctx.on_gpu()) return {};
+  return Tensor::empty(ctx, {attention_scratch_cpu(ranges, arrays, threads)}, DType::f32);
+}
+
 template <class T>
 AttentionBackwardArgs<T, float> backward_args(const Context& ctx, const Saved& saved, const Tensor& grad_output,
                                               const Tensor& delta, const Gradient& dq, const Gradient& dk,
@@ -78,17 +85,18 @@ void attention_backward(Graph& graph, const Saved& saved, const Tensor& grad_out
   const Gradient dk = gradient(saved.k);
   const Gradient dv = gradient(saved.v);
   const Tensor delta = Tensor::empty(ctx, saved.lse.shape(), DType::f32);
-  if (ctx.on_gpu()) {
+  const auto on_gpu = [&] {
     dispatch_float("attention", grad_output.dtype(), [&](auto element) {
       using T = decltype(element);
       attention_backward_cuda(ctx, backward_args<T>(ctx, saved, grad_output, delta, dq, dk, dv));
     });
-    return;
-  }
+  };
   const int threads = omp_get_max_threads();
-  const auto args = backward_args<float>(ctx, saved, grad_output, delta, dq, dk, dv);
-  const Tensor scratch = Tensor::empty(ctx, {attention_scratch_cpu(args.forward.ranges, 2, threads)}, DType::f32);
-  attention_backward_cpu(args, scratch.data<float>(), threads);
+  const Tensor scratch = cpu_scratch(ctx, packed_ranges(ctx, *saved.lens), 2, threads);
+  dispatch_device(ctx, on_gpu, [&] {
+    attention_backward_cpu(backward_args<float>(ctx, saved, grad_output, delta, dq, dk, dv), scratch.data<float>(),
+                           threads);
+  });
 }
 
 void check_operand(const Context& ctx, const char* name, const Tensor& t, const Shape& expected, DType dtype) {
@@ -110,17 +118,18 @@ void check_attention_shape(const char* op, const AttentionShape& shape) {
 void attention_into(Context& ctx, const AttentionShape& shape, const AttentionRanges& ranges, const Tensor& q,
                     const Tensor& k, const Tensor& v, const Tensor& out, const Tensor& lse) {
   if (q.numel() == 0) return;
-  if (ctx.on_gpu()) {
+  const auto on_gpu = [&] {
     dispatch_float("attention", q.dtype(), [&](auto element) {
       using T = decltype(element);
       attention_forward_cuda(ctx, forward_args<T>(shape, ranges, q, k, v, out, lse));
     });
-    return;
-  }
-  check_dtype("attention", "q on the CPU", q, DType::f32);
+  };
+  if (!ctx.on_gpu()) check_dtype("attention", "q on the CPU", q, DType::f32);
   const int threads = omp_get_max_threads();
-  const Tensor scratch = Tensor::empty(ctx, {attention_scratch_cpu(ranges, 1, threads)}, DType::f32);
-  attention_forward_cpu(forward_args<float>(shape, ranges, q, k, v, out, lse), scratch.data<float>(), threads);
+  const Tensor scratch = cpu_scratch(ctx, ranges, 1, threads);
+  dispatch_device(ctx, on_gpu, [&] {
+    attention_forward_cpu(forward_args<float>(shape, ranges, q, k, v, out, lse), scratch.data<float>(), threads);
+  });
 }
 
 Var attention(Graph& g, const AttentionShape& shape, const Var& q, const Var& k, const Var& v, const SeqlensPtr& lens) {

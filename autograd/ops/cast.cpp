@@ -3,6 +3,7 @@
 
 #include "autograd/ops/cast_cpu.h"
 #include "autograd/ops/cast_device.h"
+#include "core/dispatch.h"
 
 namespace matvlm {
 
@@ -11,11 +12,14 @@ void cast_into(Context& ctx, const Tensor& src, const Tensor& dst) {
   check(src.contiguous() && dst.contiguous(), "[cast] found a column range of ", shape_string(src.shape()),
         ", expected contiguous tensors");
   if (dst.numel() == 0) return;
-  if (dst.on_gpu()) return cast_cuda(ctx, dst.numel(), src.raw(), src.dtype(), dst.raw(), dst.dtype());
-  dispatch_float("cast", src.dtype(), [&](auto from) {
-    dispatch_float("cast", dst.dtype(),
-                   [&](auto to) { cast_cpu(dst.numel(), src.data<decltype(from)>(), dst.data<decltype(to)>()); });
-  });
+  const auto on_cpu = [&] {
+    dispatch_float("cast", src.dtype(), [&](auto from) {
+      dispatch_float("cast", dst.dtype(),
+                     [&](auto to) { cast_cpu(dst.numel(), src.data<decltype(from)>(), dst.data<decltype(to)>()); });
+    });
+  };
+  dispatch_device(
+      ctx, [&] { cast_cuda(ctx, dst.numel(), src.raw(), src.dtype(), dst.raw(), dst.dtype()); }, on_cpu);
 }
 
 }  // namespace matvlm

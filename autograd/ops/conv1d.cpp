@@ -3,6 +3,7 @@
 
 #include "autograd/ops/conv1d_cpu.h"
 #include "autograd/ops/op_checks.h"
+#include "core/dispatch.h"
 
 namespace matvlm {
 namespace {
@@ -42,15 +43,21 @@ Conv1dArgs<E, F> make_args(const Tensor& x, const Tensor& weight, const Tensor& 
 }
 
 template <class E>
-void run_forward(Context& ctx, const Conv1dArgs<E, float>& a, bool on_gpu) {
-  if (on_gpu) return conv1d_forward_cuda(ctx, a);
-  if constexpr (std::is_same_v<E, float>) conv1d_forward_cpu(a);
+void run_forward(Context& ctx, const Conv1dArgs<E, float>& a) {
+  const auto on_cpu = [&] {
+    if constexpr (std::is_same_v<E, float>) conv1d_forward_cpu(a);
+  };
+  dispatch_device(
+      ctx, [&] { conv1d_forward_cuda(ctx, a); }, on_cpu);
 }
 
 template <class E>
-void run_backward(Context& ctx, const Conv1dArgs<E, float>& a, bool on_gpu) {
-  if (on_gpu) return conv1d_backward_cuda(ctx, a);
-  if constexpr (std::is_same_v<E, float>) conv1d_backward_cpu(a);
+void run_backward(Context& ctx, const Conv1dArgs<E, float>& a) {
+  const auto on_cpu = [&] {
+    if constexpr (std::is_same_v<E, float>) conv1d_backward_cpu(a);
+  };
+  dispatch_device(
+      ctx, [&] { conv1d_backward_cuda(ctx, a); }, on_cpu);
 }
 
 template <class E>
@@ -76,7 +83,7 @@ void backward(Graph& g, const Var& x, const Weight& weight, const Weight& bias, 
       a.dx_stride = slot.tensor.row_stride();
       a.dx_accumulate = slot.accumulate;
     }
-    run_backward(g.ctx(), a, x.value().on_gpu());
+    run_backward(g.ctx(), a);
   });
 }
 
@@ -99,7 +106,7 @@ Var causal_conv1d_silu(Graph& g, const Var& x, const Weight& weight, const Weigh
     a.y = y.data<E>();
     a.y_stride = y.row_stride();
     if (state != nullptr) set_state(a, *state);
-    run_forward(g.ctx(), a, x.value().on_gpu());
+    run_forward(g.ctx(), a);
   });
   return g.node(std::move(y), {x}, {weight, bias}, [x, weight, bias, lens](Graph& graph, const Tensor& dy) {
     backward(graph, x, weight, bias, *lens, dy);

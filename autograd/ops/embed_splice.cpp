@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "autograd/ops/embed_splice_cpu.h"
+#include "core/dispatch.h"
 
 namespace matvlm {
 namespace {
@@ -74,9 +75,12 @@ void forward(Context& ctx, const Tensor& table, const Tensor& features, const st
                                         .features_stride = features.row_stride(),
                                         .source = device_source.data<int32_t>(),
                                         .y = y.data<T>()};
-    if (ctx.on_gpu()) return embed_splice_forward_cuda(ctx, args);
-    if constexpr (kOnCpu<T>) return embed_splice_forward_cpu(args);
-    no_bf16();
+    const auto on_cpu = [&] {
+      if constexpr (kOnCpu<T>) return embed_splice_forward_cpu(args);
+      no_bf16();
+    };
+    dispatch_device(
+        ctx, [&] { embed_splice_forward_cuda(ctx, args); }, on_cpu);
   });
 }
 
@@ -92,9 +96,12 @@ void feature_grad(Context& ctx, const Tensor& dy, const std::vector<int32_t>& to
                                             .dfeatures = slot.tensor.data<T>(),
                                             .dfeatures_stride = slot.tensor.row_stride(),
                                             .accumulate = slot.accumulate};
-    if (ctx.on_gpu()) return embed_splice_feature_grad_cuda(ctx, args);
-    if constexpr (kOnCpu<T>) return embed_splice_feature_grad_cpu(args);
-    no_bf16();
+    const auto on_cpu = [&] {
+      if constexpr (kOnCpu<T>) return embed_splice_feature_grad_cpu(args);
+      no_bf16();
+    };
+    dispatch_device(
+        ctx, [&] { embed_splice_feature_grad_cuda(ctx, args); }, on_cpu);
   });
 }
 
@@ -114,9 +121,12 @@ void table_grad(Context& ctx, const Tensor& dy, const std::vector<int32_t>& sour
                                                  .begin = begin.data<int32_t>(),
                                                  .order = order.data<int32_t>(),
                                                  .dtable = dtable.data<float>()};
-    if (ctx.on_gpu()) return embed_splice_table_grad_cuda(ctx, args);
-    if constexpr (kOnCpu<T>) return embed_splice_table_grad_cpu(args);
-    no_bf16();
+    const auto on_cpu = [&] {
+      if constexpr (kOnCpu<T>) return embed_splice_table_grad_cpu(args);
+      no_bf16();
+    };
+    dispatch_device(
+        ctx, [&] { embed_splice_table_grad_cuda(ctx, args); }, on_cpu);
   });
 }
 

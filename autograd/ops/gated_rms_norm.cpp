@@ -5,6 +5,7 @@
 
 #include "autograd/ops/gated_rms_norm_cpu.h"
 #include "autograd/ops/op_checks.h"
+#include "core/dispatch.h"
 
 namespace matvlm {
 namespace {
@@ -39,18 +40,25 @@ GatedRmsNormArgs<E, float> make_args(const Tensor& y, const Tensor& z, const Ten
 }
 
 template <class E>
-void run_forward(Context& ctx, const GatedRmsNormArgs<E, float>& a, bool on_gpu) {
-  if (on_gpu) return gated_rms_norm_forward_cuda(ctx, a);
-  if constexpr (std::is_same_v<E, float>) gated_rms_norm_forward_cpu(a);
+void run_forward(Context& ctx, const GatedRmsNormArgs<E, float>& a) {
+  const auto on_cpu = [&] {
+    if constexpr (std::is_same_v<E, float>) gated_rms_norm_forward_cpu(a);
+  };
+  dispatch_device(
+      ctx, [&] { gated_rms_norm_forward_cuda(ctx, a); }, on_cpu);
 }
 
 template <class E>
-void run_backward(Context& ctx, const GatedRmsNormArgs<E, float>& a, bool on_gpu) {
-  if (on_gpu) return gated_rms_norm_backward_cuda(ctx, a);
+void run_backward(Context& ctx, const GatedRmsNormArgs<E, float>& a) {
+  Tensor scratch;
   if constexpr (std::is_same_v<E, float>) {
-    const Tensor scratch = Tensor::empty(ctx, {gated_rms_norm_backward_scratch(a)}, DType::f32);
-    gated_rms_norm_backward_cpu(a, scratch.data<float>());
+    if (!ctx.on_gpu()) scratch = Tensor::empty(ctx, {gated_rms_norm_backward_scratch(a)}, DType::f32);
   }
+  const auto on_cpu = [&] {
+    if constexpr (std::is_same_v<E, float>) gated_rms_norm_backward_cpu(a, scratch.data<float>());
+  };
+  dispatch_device(
+      ctx, [&] { gated_rms_norm_backward_cuda(ctx, a); }, on_cpu);
 }
 
 void backward(Graph& g, const Var& y, const Var& z, const Weight& weight, int64_t group, double eps,
@@ -75,7 +83,7 @@ void backward(Graph& g, const Var& y, const Var& z, const Weight& weight, int64_
       a.dz_stride = dz.tensor.row_stride();
       a.dz_accumulate = dz.accumulate;
     }
-    run_backward(g.ctx(), a, y.value().on_gpu());
+    run_backward(g.ctx(), a);
   });
 }
 
@@ -90,7 +98,7 @@ Var gated_rms_norm(Graph& g, const Var& y, const Var& z, const Weight& weight, i
     auto a = make_args<E>(y.value(), z.value(), weight.value, group, eps);
     a.out = out.data<E>();
     a.out_stride = out.row_stride();
-    run_forward(g.ctx(), a, y.value().on_gpu());
+    run_forward(g.ctx(), a);
   });
   return g.node(std::move(out), {y, z}, {weight}, [y, z, weight, group, eps](Graph& graph, const Tensor& dout) {
     backward(graph, y, z, weight, group, eps, dout);

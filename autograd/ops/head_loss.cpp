@@ -9,6 +9,7 @@
 #include "autograd/ops/cast.h"
 #include "autograd/ops/head_loss_cpu.h"
 #include "autograd/ops/loss_sums.h"
+#include "core/dispatch.h"
 #include "core/gemm.h"
 
 namespace matvlm {
@@ -126,37 +127,45 @@ void gather_rows(Context& ctx, const Tensor& src, const Tensor& index, const Ten
   const int64_t bytes = src.cols() * dtype_size(src.dtype());
   const int64_t stride = src.row_stride() * dtype_size(src.dtype());
   const auto* rows = index.data<int64_t>();
-  if (ctx.on_gpu()) return gather_rows_cuda(ctx, index.numel(), bytes, rows, src.raw(), stride, dst.raw());
-  for (int64_t i = 0; i < index.numel(); ++i) {
-    ctx.copy_2d(static_cast<char*>(dst.raw()) + i * bytes, bytes,
-                static_cast<const char*>(src.raw()) + rows[i] * stride, stride, bytes, 1);
-  }
+  const auto on_cpu = [&] {
+    for (int64_t i = 0; i < index.numel(); ++i) {
+      ctx.copy_2d(static_cast<char*>(dst.raw()) + i * bytes, bytes,
+                  static_cast<const char*>(src.raw()) + rows[i] * stride, stride, bytes, 1);
+    }
+  };
+  dispatch_device(
+      ctx, [&] { gather_rows_cuda(ctx, index.numel(), bytes, rows, src.raw(), stride, dst.raw()); }, on_cpu);
 }
 
 void scatter_rows(Context& ctx, const Tensor& src, const Tensor& index, const Tensor& dst) {
   const int64_t bytes = src.cols() * dtype_size(src.dtype());
   const int64_t stride = dst.row_stride() * dtype_size(dst.dtype());
   const auto* rows = index.data<int64_t>();
-  if (ctx.on_gpu()) return scatter_rows_cuda(ctx, index.numel(), bytes, rows, src.raw(), dst.raw(), stride);
-  for (int64_t i = 0; i < index.numel(); ++i) {
-    ctx.copy_2d(static_cast<char*>(dst.raw()) + rows[i] * stride, stride,
-                static_cast<const char*>(src.raw()) + i * bytes, bytes, bytes, 1);
-  }
+  const auto on_cpu = [&] {
+    for (int64_t i = 0; i < index.numel(); ++i) {
+      ctx.copy_2d(static_cast<char*>(dst.raw()) + rows[i] * stride, stride,
+                  static_cast<const char*>(src.raw()) + i * bytes, bytes, bytes, 1);
+    }
+  };
+  dispatch_device(
+      ctx, [&] { scatter_rows_cuda(ctx, index.numel(), bytes, rows, src.raw(), dst.raw(), stride); }, on_cpu);
 }
 
 void add_column_sums(Context& ctx, const Tensor& x, const Tensor& sum) {
-  if (ctx.on_gpu()) {
+  const auto on_gpu = [&] {
     dispatch_float(kOp, x.dtype(), [&](auto tag) {
       using T = decltype(tag);
       add_column_sums_cuda<T>(ctx, x.rows(), x.cols(), x.data<T>(), sum.data<float>());
     });
-    return;
-  }
-  const auto* values = x.data<float>();
-  auto* out = sum.data<float>();
-  for (int64_t r = 0; r < x.rows(); ++r) {
-    for (int64_t v = 0; v < x.cols(); ++v) out[v] += values[r * x.cols() + v];
-  }
+  };
+  const auto on_cpu = [&] {
+    const auto* values = x.data<float>();
+    auto* out = sum.data<float>();
+    for (int64_t r = 0; r < x.rows(); ++r) {
+      for (int64_t v = 0; v < x.cols(); ++v) out[v] += values[r * x.cols() + v];
+    }
+  };
+  dispatch_device(ctx, on_gpu, on_cpu);
 }
 
 void head_totals_cpu(const HeadTotals& a) {
@@ -325,9 +334,11 @@ HeadRows<float, G> HeadLoss::row_arguments(const Tile& tile, const Scratch& s, c
 
 void HeadLoss::run_rows(Context& ctx, const Tile& tile, const Scratch& s, bool with_grad) const {
   const Tensor grad = with_grad ? s.dlogits : Tensor();
-  if (!ctx.on_gpu()) return head_rows_cpu(row_arguments<float>(tile, s, grad));
-  dispatch_float(kOp, in_.student_hidden.value().dtype(),
-                 [&](auto tag) { head_rows_cuda(ctx, row_arguments<decltype(tag)>(tile, s, grad)); });
+  const auto on_gpu = [&] {
+    dispatch_float(kOp, in_.student_hidden.value().dtype(),
+                   [&](auto tag) { head_rows_cuda(ctx, row_arguments<decltype(tag)>(tile, s, grad)); });
+  };
+  dispatch_device(ctx, on_gpu, [&] { head_rows_cpu(row_arguments<float>(tile, s, grad)); });
 }
 
 // Forward over all tiles; with gradients also the rows of dhidden.
@@ -379,8 +390,8 @@ void HeadLoss::total(Context& ctx, const Tensor& loss, const HeadLossResult& res
   a.logit_term = result.logit_term.data<double>();
   a.ce_term = result.ce_term.data<double>();
   a.counts = result.counts.data<double>();
-  if (ctx.on_gpu()) return head_totals_cuda(ctx, a);
-  head_totals_cpu(a);
+  dispatch_device(
+      ctx, [&] { head_totals_cuda(ctx, a); }, [&] { head_totals_cpu(a); });
 }
 
 // Returns `loss` as a tensor; fills the rest of `result`.

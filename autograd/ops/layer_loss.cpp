@@ -6,6 +6,7 @@
 
 #include "autograd/ops/layer_loss_cpu.h"
 #include "autograd/ops/loss_sums.h"
+#include "core/dispatch.h"
 
 namespace matvlm {
 namespace {
@@ -59,8 +60,11 @@ void run_rows(Context& ctx, const LayerLossSpec& spec, const Tensor& student, co
     a.coefficient = coefficient.data<float>();
     a.grad = grad.defined() ? grad.data<S>() : nullptr;
     double* out = losses.defined() ? losses.data<double>() : nullptr;
-    if (student.on_gpu()) return layer_rows_cuda(ctx, a, out);
-    if constexpr (std::is_same_v<S, float>) layer_rows_cpu(a, out);
+    const auto on_cpu = [&] {
+      if constexpr (std::is_same_v<S, float>) layer_rows_cpu(a, out);
+    };
+    dispatch_device(
+        ctx, [&] { layer_rows_cuda(ctx, a, out); }, on_cpu);
   });
 }
 

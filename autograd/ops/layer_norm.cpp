@@ -3,22 +3,29 @@
 
 #include "autograd/ops/layer_norm_cpu.h"
 #include "autograd/ops/reduce_device.h"
+#include "core/dispatch.h"
 
 namespace matvlm {
 namespace {
 
 template <class T>
 void forward(Context& ctx, const LayerNormForward<T, float>& args) {
-  if (ctx.on_gpu()) return layer_norm_forward_cuda(ctx, args);
-  if constexpr (std::is_same_v<T, float>) return layer_norm_forward_cpu(args);
-  fail("[layer_norm] bf16 is for the GPU only");
+  const auto on_cpu = [&] {
+    if constexpr (std::is_same_v<T, float>) return layer_norm_forward_cpu(args);
+    fail("[layer_norm] bf16 is for the GPU only");
+  };
+  dispatch_device(
+      ctx, [&] { layer_norm_forward_cuda(ctx, args); }, on_cpu);
 }
 
 template <class T>
 void backward(Context& ctx, const LayerNormBackward<T, float>& args) {
-  if (ctx.on_gpu()) return layer_norm_backward_cuda(ctx, args);
-  if constexpr (std::is_same_v<T, float>) return layer_norm_backward_cpu(args);
-  fail("[layer_norm] bf16 is for the GPU only");
+  const auto on_cpu = [&] {
+    if constexpr (std::is_same_v<T, float>) return layer_norm_backward_cpu(args);
+    fail("[layer_norm] bf16 is for the GPU only");
+  };
+  dispatch_device(
+      ctx, [&] { layer_norm_backward_cuda(ctx, args); }, on_cpu);
 }
 
 }  // namespace

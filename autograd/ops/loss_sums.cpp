@@ -1,11 +1,13 @@
 #include "autograd/ops/loss_sums.h"
+#include "core/dispatch.h"
 
 #include <cmath>
 
 namespace matvlm {
 
-void segment_norms(Context& ctx, const SegmentNorms& a) {
-  if (ctx.on_gpu()) return segment_norms_cuda(ctx, a);
+namespace {
+
+void segment_norms_cpu(const SegmentNorms& a) {
   const auto* begin = a.begin.data<int64_t>();
   const auto* row_weight = a.row_weight.data<float>();
   const auto* squares = a.squares.data<double>();
@@ -22,9 +24,8 @@ void segment_norms(Context& ctx, const SegmentNorms& a) {
   }
 }
 
-void weighted_total(Context& ctx, const Tensor& weight, const Tensor& value, double scale, const Tensor& loss,
-                    const Tensor& term) {
-  if (ctx.on_gpu()) return weighted_total_cuda(ctx, weight, value, scale, loss, term);
+void weighted_total_cpu(const Tensor& weight, const Tensor& value, double scale, const Tensor& loss,
+                        const Tensor& term) {
   const auto* w = weight.data<float>();
   const auto* x = value.data<double>();
   double sum = 0;
@@ -33,6 +34,20 @@ void weighted_total(Context& ctx, const Tensor& weight, const Tensor& value, dou
   }
   *term.data<double>() = sum;
   *loss.data<float>() = static_cast<float>(scale * sum);
+}
+
+}  // namespace
+
+void segment_norms(Context& ctx, const SegmentNorms& a) {
+  dispatch_device(
+      ctx, [&] { segment_norms_cuda(ctx, a); }, [&] { segment_norms_cpu(a); });
+}
+
+void weighted_total(Context& ctx, const Tensor& weight, const Tensor& value, double scale, const Tensor& loss,
+                    const Tensor& term) {
+  dispatch_device(
+      ctx, [&] { weighted_total_cuda(ctx, weight, value, scale, loss, term); },
+      [&] { weighted_total_cpu(weight, value, scale, loss, term); });
 }
 
 }  // namespace matvlm

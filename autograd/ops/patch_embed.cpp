@@ -5,6 +5,7 @@
 #include "autograd/ops/patch_embed_cpu.h"
 #include "autograd/ops/patch_embed_device.h"
 #include "autograd/ops/reduce.h"
+#include "core/dispatch.h"
 
 namespace matvlm {
 namespace {
@@ -96,10 +97,16 @@ Var patch_embed(Graph& g, const Tensor& images, const Weight& w, const Weight& b
   const DType dtype = w.value.dtype();
   Tensor y = Tensor::empty(ctx, {geometry.images * geometry.patches(), geometry.width}, dtype);
   const Tensor pixels = as_type(ctx, images, dtype);
-  if (y.numel() > 0) (ctx.on_gpu() ? forward_gpu : forward_cpu)(ctx, geometry, pixels, w, bias, position, y);
+  if (y.numel() > 0) {
+    dispatch_device(
+        ctx, [&] { forward_gpu(ctx, geometry, pixels, w, bias, position, y); },
+        [&] { forward_cpu(ctx, geometry, pixels, w, bias, position, y); });
+  }
   return g.node(y, {}, {w, bias, position}, [geometry, pixels, w, bias, position](Graph& graph, const Tensor& dy) {
     if (dy.numel() == 0) return;
-    (dy.on_gpu() ? backward_gpu : backward_cpu)(graph.ctx(), geometry, pixels, w, bias, position, dy);
+    dispatch_device(
+        graph.ctx(), [&] { backward_gpu(graph.ctx(), geometry, pixels, w, bias, position, dy); },
+        [&] { backward_cpu(graph.ctx(), geometry, pixels, w, bias, position, dy); });
   });
 }
 

@@ -3,22 +3,29 @@
 
 #include "autograd/ops/reduce_device.h"
 #include "autograd/ops/rms_norm_cpu.h"
+#include "core/dispatch.h"
 
 namespace matvlm {
 namespace {
 
 template <class T>
 void forward(Context& ctx, const RmsNormForward<T, float>& args) {
-  if (ctx.on_gpu()) return rms_norm_forward_cuda(ctx, args);
-  if constexpr (std::is_same_v<T, float>) return rms_norm_forward_cpu(args);
-  fail("[rms_norm] bf16 is for the GPU only");
+  const auto on_cpu = [&] {
+    if constexpr (std::is_same_v<T, float>) return rms_norm_forward_cpu(args);
+    fail("[rms_norm] bf16 is for the GPU only");
+  };
+  dispatch_device(
+      ctx, [&] { rms_norm_forward_cuda(ctx, args); }, on_cpu);
 }
 
 template <class T>
 void backward(Context& ctx, const RmsNormBackward<T, float>& args) {
-  if (ctx.on_gpu()) return rms_norm_backward_cuda(ctx, args);
-  if constexpr (std::is_same_v<T, float>) return rms_norm_backward_cpu(args);
-  fail("[rms_norm] bf16 is for the GPU only");
+  const auto on_cpu = [&] {
+    if constexpr (std::is_same_v<T, float>) return rms_norm_backward_cpu(args);
+    fail("[rms_norm] bf16 is for the GPU only");
+  };
+  dispatch_device(
+      ctx, [&] { rms_norm_backward_cuda(ctx, args); }, on_cpu);
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 #include "autograd/ops/rotary.h"
 
 #include "autograd/ops/rotary_cpu.h"
+#include "core/dispatch.h"
 
 namespace matvlm {
 namespace {
@@ -37,15 +38,17 @@ RotaryArgs<T> rotary_args(const Rotation& r, const Tensor& positions, const Tens
 void rotate(Context& ctx, const Rotation& r, const Tensor& positions, const Tensor& x, const Tensor& y, bool inverse,
             bool accumulate) {
   if (x.numel() == 0) return;
-  if (ctx.on_gpu()) {
+  const auto on_gpu = [&] {
     dispatch_float("rotary", x.dtype(), [&](auto element) {
       using T = decltype(element);
       rotary_cuda(ctx, rotary_args<T>(r, positions, x, y, inverse, accumulate));
     });
-    return;
-  }
-  const Tensor table = Tensor::empty(ctx, {x.dim(0), r.rotary_dims}, DType::f32);
-  rotary_cpu(rotary_args<float>(r, positions, x, y, inverse, accumulate), table.data<float>());
+  };
+  Tensor table;
+  if (!ctx.on_gpu()) table = Tensor::empty(ctx, {x.dim(0), r.rotary_dims}, DType::f32);
+  dispatch_device(ctx, on_gpu, [&] {
+    rotary_cpu(rotary_args<float>(r, positions, x, y, inverse, accumulate), table.data<float>());
+  });
 }
 
 void check_arguments(const Context& ctx, const Rotation& r, const Tensor& x, const Tensor& positions) {

@@ -5,6 +5,7 @@
 
 #include "autograd/ops/op_checks.h"
 #include "autograd/ops/ssd_cpu.h"
+#include "core/dispatch.h"
 
 namespace matvlm {
 namespace {
@@ -84,18 +85,25 @@ void set_state(SsdArgs<E, float>& a, const StateIo& state) {
 }
 
 template <class E>
-void run_forward(Context& ctx, const SsdArgs<E, float>& a, bool on_gpu) {
-  if (on_gpu) return ssd_forward_cuda(ctx, a);
-  if constexpr (std::is_same_v<E, float>) ssd_forward_cpu(a);
+void run_forward(Context& ctx, const SsdArgs<E, float>& a) {
+  const auto on_cpu = [&] {
+    if constexpr (std::is_same_v<E, float>) ssd_forward_cpu(a);
+  };
+  dispatch_device(
+      ctx, [&] { ssd_forward_cuda(ctx, a); }, on_cpu);
 }
 
 template <class E>
-void run_backward(Context& ctx, const SsdArgs<E, float>& a, bool on_gpu) {
-  if (on_gpu) return ssd_backward_cuda(ctx, a);
+void run_backward(Context& ctx, const SsdArgs<E, float>& a) {
+  Tensor scratch;
   if constexpr (std::is_same_v<E, float>) {
-    const Tensor scratch = Tensor::empty(ctx, {ssd_backward_scratch(a)}, DType::f32);
-    ssd_backward_cpu(a, scratch.data<float>());
+    if (!ctx.on_gpu()) scratch = Tensor::empty(ctx, {ssd_backward_scratch(a)}, DType::f32);
   }
+  const auto on_cpu = [&] {
+    if constexpr (std::is_same_v<E, float>) ssd_backward_cpu(a, scratch.data<float>());
+  };
+  dispatch_device(
+      ctx, [&] { ssd_backward_cuda(ctx, a); }, on_cpu);
 }
 
 // The slot keeps the buffer alive while the op writes into it.
@@ -122,7 +130,7 @@ void backward(Graph& g, const Inputs& in, const Tensor& dy) {
     a.da_log = grad_to_add(g.ctx(), in.a_log);
     a.dd = grad_to_add(g.ctx(), in.d);
     a.ddt_bias = grad_to_add(g.ctx(), in.dt_bias);
-    run_backward(g.ctx(), a, in.x.value().on_gpu());
+    run_backward(g.ctx(), a);
   });
 }
 
@@ -144,7 +152,7 @@ Var ssd(Graph& g, const SsdShape& shape, const Var& x, const Var& b, const Var& 
     a.y = y.data<E>();
     a.y_stride = y.row_stride();
     if (state != nullptr) set_state(a, *state);
-    run_forward(g.ctx(), a, x.value().on_gpu());
+    run_forward(g.ctx(), a);
   });
   return g.node(std::move(y), {x, b, c, dt}, {a_log, d, dt_bias},
                 [in](Graph& graph, const Tensor& dy) { backward(graph, in, dy); });

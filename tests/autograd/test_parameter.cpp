@@ -126,10 +126,15 @@ struct Trained {
 };
 
 // Five steps; `exact` follows in double.
-Trained run_steps(Context& ctx, DType compute_dtype, PlainAdamW* exact) {
+Trained run_steps(Context& ctx, DType compute_dtype, PlainAdamW* exact, Offload offload = Offload::none) {
   ParameterStore store;
   declare_all(store);
-  store.allocate(ctx, compute_dtype);
+  const int64_t before = ctx.allocator()->stats().current;
+  store.allocate(ctx, compute_dtype, offload);
+  if (offload == Offload::none || ctx.on_gpu()) {
+    EXPECT_NEAR(static_cast<double>(ctx.allocator()->stats().current - before), static_cast<double>(store.bytes()),
+                4096);
+  }
   const std::vector<float> start = arena_values("start", store, 1.0);
   ctx.to_device(store.master().raw(), start.data(), store.master().numel() * 4);
   store.refresh_compute(ctx);
@@ -184,6 +189,20 @@ void check_adamw(Context& ctx) {
 
 TEST(AdamW, AgainstDouble) { check_adamw(cpu()); }
 TEST(AdamWCuda, AgainstDouble) { check_adamw(*new_cuda()); }
+
+void check_offloaded(Context& ctx) {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    const Trained here = run_steps(ctx, dtype, nullptr);
+    const Trained offloaded = run_steps(ctx, dtype, nullptr, Offload::cpu);
+    EXPECT_EQ(here.master, offloaded.master);
+    EXPECT_EQ(here.compute, offloaded.compute);
+    EXPECT_EQ(here.moment1, offloaded.moment1);
+    EXPECT_EQ(here.moment2, offloaded.moment2);
+  }
+}
+
+TEST(AdamW, OffloadedGivesTheSameBits) { check_offloaded(cpu()); }
+TEST(AdamWCuda, OffloadedGivesTheSameBits) { check_offloaded(*new_cuda()); }
 
 // The update that is shared with the GPU, in double: the same formula to rounding.
 TEST(AdamW, DoubleInstanceIsTheDefinition) {
