@@ -14,6 +14,7 @@ Var Graph::constant(Tensor value) {
   v.impl_->shape = value.shape();
   v.impl_->dtype = value.dtype();
   v.value_ = std::move(value);
+  v.fp8_ = std::make_shared<Fp8Matrix>();
   return v;
 }
 

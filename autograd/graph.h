@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "autograd/parameter.h"
+#include "core/fp8.h"
 #include "core/tensor.h"
 
 namespace matvlm {
@@ -31,8 +32,12 @@ class Var {
   Var route() const {
     Var v = *this;
     v.value_ = Tensor();
+    v.fp8_ = nullptr;
     return v;
   }
+  // The value in fp8, for quantized() of ops/quantize.h: undefined until an op asks for it, then shared by all copies
+  // of this Var and held as long as its value is. Not of a route.
+  Fp8Matrix& fp8() const { return *fp8_; }
 
  private:
   friend class Graph;
@@ -50,6 +55,7 @@ class Var {
   };
   std::shared_ptr<Impl> impl_;
   Tensor value_;
+  std::shared_ptr<Fp8Matrix> fp8_;
 };
 
 class Graph {

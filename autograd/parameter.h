@@ -1,5 +1,6 @@
 // Parameters and weights. A Weight is what layers hold and ops read: a tensor in compute dtype, plus the Parameter
-// behind it when it is trained. Frozen weights have no Parameter and may be shared between teacher and student.
+// behind it when it is trained. Frozen weights have no Parameter and may be shared between teacher and student; frozen
+// matrices may be held in fp8 instead.
 // Parameters live in one arena per kind (float32 master, compute copy, gradient, first and second moment), so that one
 // walk serves the all-reduce, one launch serves AdamW and checkpoints are keyed by name.
 #pragma once
@@ -32,10 +33,13 @@ struct Parameter {
   bool fresh = false;        // grad holds nothing yet: the update's first contribution writes it
 };
 
+class Fp8Weight;  // autograd/fp8_weight.h
+
 struct Weight {
   Tensor value;
   Parameter* param = nullptr;
-  bool defined() const { return value.defined(); }
+  std::shared_ptr<const Fp8Weight> fp8 = nullptr;  // frozen matrices: in place of value, which then is undefined
+  bool defined() const { return value.defined() || fp8 != nullptr; }
   bool trainable() const { return param != nullptr; }
 };
 

@@ -46,15 +46,18 @@ void largest(Comm& host, std::vector<double> values, const std::vector<double*>&
 }  // namespace
 
 TrainingModels make_random_models(Context& ctx, const ModelConfig& teacher_config, const StudentConfig& student,
-                                  DType dtype, uint64_t seed) {
+                                  DType dtype, uint64_t seed, bool in_fp8) {
   TrainingModels out;
   out.teacher.emplace();
   LoadedModel& teacher = *out.teacher;
   teacher.config = teacher_config;
   teacher.weights = random_frozen_weights(ctx, teacher.config, dtype, seed);
+  // What the student trains starts from values that are not rounded to fp8.
+  const ModelWeights plain = teacher.weights;
+  if (in_fp8) hold_in_fp8(ctx, teacher.config, teacher.weights);
   teacher.vlm = make_vlm(teacher.weights, teacher.config);
   out.config = student_config(teacher.config, student);
-  const ValueSource values = [&](const std::string& name) { return teacher.weights.values(ctx, name); };
+  const ValueSource values = [&](const std::string& name) { return plain.values(ctx, name); };
   out.weights = make_student_weights(ctx, out.config, student, teacher.weights, values, dtype, seed);
   out.vlm = make_vlm(out.weights, out.config);
   return out;
@@ -88,8 +91,8 @@ StepBench::StepBench(Process& process, const RunConfig& config, bool text_only)
   ModelConfig teacher = read_model_config(config.teacher.path);
   if (text_only) teacher.vision.reset();
   student_ = resolved_student(config, teacher);
-  models_ =
-      make_random_models(runtime_.ctx(), teacher, student_, config.precision, static_cast<uint64_t>(config.run.seed));
+  models_ = make_random_models(runtime_.ctx(), teacher, student_, config.precision,
+                               static_cast<uint64_t>(config.run.seed), frozen_in_fp8(runtime_.ctx(), config));
 }
 
 double StepBench::matmul_tflops() {

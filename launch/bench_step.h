@@ -44,9 +44,9 @@ struct BenchResult {
 };
 
 // Teacher and student of that config, all values at random but for mixers, which start as `student` says. `teacher`
-// without Mamba layers.
+// without Mamba layers. in_fp8: as precision.frozen.
 TrainingModels make_random_models(Context& ctx, const ModelConfig& teacher, const StudentConfig& student, DType dtype,
-                                  uint64_t seed);
+                                  uint64_t seed, bool in_fp8 = false);
 
 class StepBench {
  public:

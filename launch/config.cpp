@@ -21,13 +21,17 @@ std::string joined(const std::vector<std::string>& parts, const std::string& sep
   return text;
 }
 
+// The names of the sections around a key, and its own, which keeps the dot behind what is a key itself:
+// `precision.frozen` stands beside `precision`.
 std::vector<std::string> split_path(const std::string& path) {
   std::vector<std::string> parts(1);
-  for (const char ch : path) {
-    if (ch == '.') {
+  for (size_t i = 0; i < path.size(); ++i) {
+    const bool in_name = std::any_of(config_keys().begin(), config_keys().end(),
+                                     [&](const ConfigKey& key) { return key.path == path.substr(0, i); });
+    if (path[i] == '.' && !in_name) {
       parts.emplace_back();
     } else {
-      parts.back() += ch;
+      parts.back() += path[i];
     }
   }
   return parts;

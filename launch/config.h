@@ -16,7 +16,8 @@ namespace matvlm {
 enum class RunKind { distill, teach };
 enum class DeviceChoice { automatic, cpu, cuda };  // automatic: CUDA when the build and the machine have it
 enum class AttentionBackend { native, cudnn };
-enum class Recompute { none, blocks };  // activations: all kept, or recomputed block by block in backward
+enum class FrozenPrecision { compute, fp8 };  // of the frozen matrices of the blocks: as `precision`, or e4m3
+enum class Recompute { none, blocks };        // activations: all kept, or recomputed block by block in backward
 
 struct RunSection {
   std::string dir;
@@ -99,7 +100,8 @@ struct RunConfig {
   RunKind kind = RunKind::distill;  // teach when the file has a `teach` section
   RunSection run;
   DeviceChoice device = DeviceChoice::automatic;
-  DType precision = DType::f32;  // of compute; f32 or bf16
+  DType precision = DType::f32;                                 // of compute; f32 or bf16
+  FrozenPrecision frozen_precision = FrozenPrecision::compute;  // distill only
   AttentionSection attention;
   TeacherSection teacher;  // distill only
   StudentSection student;  // distill only

@@ -48,6 +48,7 @@ MATVLM_ENUM_NAMES(DeviceChoice, {DeviceChoice::automatic, "auto"}, {DeviceChoice
                   {DeviceChoice::cuda, "cuda"});
 MATVLM_ENUM_NAMES(DType, {DType::f32, "f32"}, {DType::bf16, "bf16"});
 MATVLM_ENUM_NAMES(AttentionBackend, {AttentionBackend::native, "native"}, {AttentionBackend::cudnn, "cudnn"});
+MATVLM_ENUM_NAMES(FrozenPrecision, {FrozenPrecision::compute, "compute"}, {FrozenPrecision::fp8, "fp8"});
 MATVLM_ENUM_NAMES(Recompute, {Recompute::none, "none"}, {Recompute::blocks, "blocks"});
 MATVLM_ENUM_NAMES(ImageAspect, {ImageAspect::square, "square"}, {ImageAspect::pad, "pad"});
 MATVLM_ENUM_NAMES(MixerInit, {MixerInit::attention, "attention"}, {MixerInit::random, "random"});

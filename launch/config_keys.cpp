@@ -79,6 +79,12 @@ void declare_run(KeyTable& t) {
   t.key("device", MEMBER(device), "where to compute; auto takes CUDA when the build and the machine have it")
       .resume_may_change();
   t.key("precision", MEMBER(precision), "of compute; trained weights, moments and losses are float32 in both");
+  t.kinds(true, false);
+  t.key("precision.frozen", MEMBER(frozen_precision),
+        "of the frozen matrices in the blocks of vision tower and language model, a key with a dot beside "
+        "`precision`: as it says (compute), or 8-bit floats (fp8: e4m3, a scale for each row of a matrix, its inputs "
+        "and its gradients), about half the time of their products; needs a GPU of compute capability 8.9 or the CPU");
+  t.kinds(true, true);
   t.key("attention.backend", MEMBER(attention.backend),
         "kernels of attention in training and evaluation: our own, or cuDNN's (a GPU, bf16 and head widths that are "
         "multiples of 8; deterministic, with B*H*L*L elements of scratch in backward)")

@@ -31,17 +31,18 @@ int64_t edit_distance(const std::string& a, const std::string& b) {
 
 std::string last_name(const std::string& path) { return path.substr(path.rfind('.') + 1); }
 
-bool is_section(const std::string& path) {
-  const std::string prefix = path + ".";
-  return std::any_of(config_keys().begin(), config_keys().end(),
-                     [&](const ConfigKey& key) { return key.path.starts_with(prefix); });
-}
-
 const ConfigKey* find_key(const std::string& path) {
   for (const ConfigKey& key : config_keys()) {
     if (key.path == path) return &key;
   }
   return nullptr;
+}
+
+// `precision` is a key and no section, though there is a `precision.frozen`.
+bool is_section(const std::string& path) {
+  const std::string prefix = path + ".";
+  return find_key(path) == nullptr && std::any_of(config_keys().begin(), config_keys().end(),
+                                                  [&](const ConfigKey& key) { return key.path.starts_with(prefix); });
 }
 
 // The known key or section that a mistyped one most likely meant: by spelling, or the same name in another section.

@@ -22,11 +22,12 @@ bool same_values(const std::vector<float>& a, const std::vector<float>& b, bool 
 
 }  // namespace
 
-LoadedModel load_model_folder(Context& ctx, const std::string& dir, DType dtype) {
+LoadedModel load_model_folder(Context& ctx, const std::string& dir, DType dtype, bool in_fp8) {
   LoadedModel model;
   model.tokenizer_file = tokenizer_file_of(dir);
   model.config = read_model_config(dir);
   model.weights = load_frozen_weights(ctx, model.config, TensorSource::open(dir), dtype);
+  if (in_fp8) hold_in_fp8(ctx, model.config, model.weights);
   model.vlm = make_vlm(model.weights, model.config);
   return model;
 }

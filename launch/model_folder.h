@@ -22,8 +22,8 @@ struct LoadedModel {
 // Whether there is a model at `path`: a folder with config.json or TinyLLaVA's parts, or a GGUF file.
 bool is_model_on_disk(const std::string& path);
 
-// A model on the disk, all weights frozen in `dtype`.
-LoadedModel load_model_folder(Context& ctx, const std::string& dir, DType dtype);
+// A model on the disk, all weights frozen in `dtype`, the matrices of its blocks in fp8 if wanted.
+LoadedModel load_model_folder(Context& ctx, const std::string& dir, DType dtype, bool in_fp8 = false);
 
 // A folder as above, or the directory of a run: then the student (or taught model) of its best checkpoint.
 LoadedModel load_model(Context& ctx, const std::string& path, DType dtype);

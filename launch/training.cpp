@@ -7,6 +7,7 @@
 #include <limits>
 #include <utility>
 
+#include "core/gemm_fp8.h"
 #include "core/hash.h"
 #include "core/log.h"
 #include "core/watchdog.h"
@@ -23,7 +24,7 @@ double seconds_since(Clock::time_point start) { return std::chrono::duration<dou
 
 TrainingModels make_distill_models(Context& ctx, const RunConfig& config) {
   TrainingModels out;
-  out.teacher = load_model_folder(ctx, config.teacher.path, config.precision);
+  out.teacher = load_model_folder(ctx, config.teacher.path, config.precision, frozen_in_fp8(ctx, config));
   out.tokenizer_file = tokenizer_file_of(config.teacher.path);
   const StudentConfig student = resolved_student(config, out.teacher->config);
   check(out.teacher->config.mamba.ssm_layers.empty(), config.teacher.path,
@@ -87,11 +88,20 @@ std::string file_fingerprint(const std::string& path) {
 std::string describe(const TrainingModels& models) {
   const int64_t trained = models.weights.store().numel();
   const int64_t all = models.weights.numel();
+  const size_t in_fp8 = models.teacher ? models.teacher->weights.fp8().size() : 0;
   return cat(all, " parameters, ", trained, " of them trained, ", models.config.mamba.ssm_layers.size(), " of ",
-             models.config.text.layers, " layers are Mamba-2");
+             models.config.text.layers, " layers are Mamba-2",
+             in_fp8 > 0 ? cat(", ", in_fp8, " of the teacher's matrices are in fp8") : "");
 }
 
 }  // namespace
+
+bool frozen_in_fp8(Context& ctx, const RunConfig& config) {
+  if (config.frozen_precision != FrozenPrecision::fp8) return false;
+  const std::string obstacle = fp8_obstacle(ctx);
+  check(obstacle.empty(), "key 'precision.frozen': found fp8 on ", obstacle);
+  return true;
+}
 
 TrainingModels make_training_models(Context& ctx, const RunConfig& config) {
   const auto backend = make_attention_backend(ctx, config);  // before the weights: its errors come at once

@@ -16,6 +16,9 @@
 
 namespace matvlm {
 
+// Whether the frozen matrices are to be held in fp8 (precision.frozen). Error where the device cannot multiply them.
+bool frozen_in_fp8(Context& ctx, const RunConfig& config);
+
 // What both kinds of run need: the models of this rank.
 struct TrainingModels {
   std::optional<LoadedModel> teacher;  // distill only

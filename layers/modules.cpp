@@ -141,6 +141,7 @@ JoinedLinear make_joined(const ModelWeights& weights, const std::string& prefix,
     biases.push_back(prefix + names[i] + ".bias");
   }
   m.w = weights.joined(matrices);
+  m.fp8 = weights.fp8_joined(matrices);
   if (bias) m.bias = weights.joined(biases);
   return m;
 }

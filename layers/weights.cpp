@@ -7,26 +7,36 @@
 #include <span>
 #include <utility>
 
+#include "core/gemm_fp8.h"
 #include "core/tensor_upload.h"
 
 namespace matvlm {
 
+bool is_fp8_matrix(const ModelTensor& tensor) {
+  return tensor.shape.size() == 2 && tensor.name.find(".layers.") != std::string::npos &&
+         tensor.shape[0] % kFp8Multiple == 0 && tensor.shape[1] % kFp8Multiple == 0;
+}
+
 Weight ModelWeights::get(const std::string& name, const Shape& shape) const {
   Weight weight;
+  const auto in_fp8 = fp8_.find(name);
   if (Parameter* parameter = store_->find(name)) {
     weight = {parameter->value, parameter};
+  } else if (in_fp8 != fp8_.end()) {
+    weight.fp8 = in_fp8->second;
   } else {
     const auto found = frozen_.find(name);
     check(found != frozen_.end(), "[weights] no tensor '", name, "'");
     weight.value = found->second;
   }
-  check(weight.value.shape() == shape, "[weights] '", name, "': found ", shape_string(weight.value.shape()),
-        ", expected ", shape_string(shape));
+  const Shape& held = weight.fp8 != nullptr ? weight.fp8->shape() : weight.value.shape();
+  check(held == shape, "[weights] '", name, "': found ", shape_string(held), ", expected ", shape_string(shape));
   return weight;
 }
 
 std::vector<float> ModelWeights::values(Context& ctx, const std::string& name) const {
   if (const Parameter* parameter = store_->find(name)) return parameter->master.to_floats(ctx);
+  check(!fp8_.contains(name), "[weights] '", name, "': found it in fp8, expected its values from where it was read");
   const auto found = frozen_.find(name);
   check(found != frozen_.end(), "[weights] no tensor '", name, "'");
   return found->second.to_floats(ctx);
@@ -61,9 +71,17 @@ Tensor ModelWeights::joined(const std::vector<std::string>& names) const {
   return begin == found->second.dim(0) ? found->second : Tensor();
 }
 
+std::shared_ptr<const Fp8Weight> ModelWeights::fp8_joined(const std::vector<std::string>& names) const {
+  const auto found = fp8_joined_.find(names.at(0));
+  const auto in_fp8 = [&](const std::string& name) { return fp8_.contains(name); };
+  if (found == fp8_joined_.end() || !std::all_of(names.begin(), names.end(), in_fp8)) return nullptr;
+  return found->second;
+}
+
 int64_t ModelWeights::numel() const {
   int64_t n = store_->numel();
   for (const auto& [name, tensor] : frozen_) n += tensor.numel();
+  for (const auto& [name, weight] : fp8_) n += weight->numel();
   return n;
 }
 
@@ -100,7 +118,7 @@ std::vector<const ModelTensor*> group_of(const Names& by_name, const ModelTensor
 // Memory for the frozen tensors of a group, which is one tensor when all of them are the model's own.
 void allocate_frozen(Context& ctx, ModelWeights& out, const std::vector<const ModelTensor*>& group, DType dtype) {
   const auto is_taken = [&](const ModelTensor* t) {
-    return out.frozen().contains(t->name) || out.store().find(t->name) != nullptr;
+    return out.frozen().contains(t->name) || out.fp8().contains(t->name) || out.store().find(t->name) != nullptr;
   };
   if (group.size() == 1 || std::any_of(group.begin(), group.end(), is_taken)) {
     if (!is_taken(group[0])) {
@@ -143,7 +161,7 @@ ModelWeights fill_weights(Context& ctx, const ModelConfig& config, DType dtype,
       set_parameter(ctx, *parameter, values_of(values, t));
       continue;
     }
-    if (shared != nullptr && shared->frozen().contains(t.name)) continue;
+    if (shared != nullptr && (shared->frozen().contains(t.name) || shared->fp8().contains(t.name))) continue;
     const Tensor& to = out.frozen().at(t.name);
     const std::string name = stored == nullptr ? "" : name_in_source(*stored, t.name);
     if (name.empty()) {
@@ -195,7 +213,13 @@ ModelWeights allocate_weights(Context& ctx, const ModelConfig& config, DType dty
   declare_trained(out, tensors, by_name, trained);
   out.store().allocate(ctx, dtype, offload);
   for (const ModelTensor& t : tensors) {
-    if (shared == nullptr || out.store().find(t.name) != nullptr || !shared->frozen().contains(t.name)) continue;
+    if (shared == nullptr || out.store().find(t.name) != nullptr) continue;
+    if (shared->fp8().contains(t.name)) {
+      out.set_fp8(t.name, shared->fp8().at(t.name));
+      if (shared->fp8_joined().contains(t.name)) out.set_fp8_joined(t.name, shared->fp8_joined().at(t.name));
+      continue;
+    }
+    if (!shared->frozen().contains(t.name)) continue;
     out.set_frozen(t.name, shared->frozen().at(t.name));
     if (shared->joined().contains(t.name)) out.set_joined(t.name, shared->joined().at(t.name));
   }
@@ -217,6 +241,41 @@ ModelWeights load_frozen_weights(Context& ctx, const ModelConfig& config, const 
   return fill_weights(
       ctx, config, dtype, [](const std::string&) { return false; }, values_from(source), nullptr, &source,
       Offload::none);
+}
+
+namespace {
+
+// The frozen tensors that are rows of one with `t`, where all of them can be in fp8; else `t` alone.
+std::vector<const ModelTensor*> fp8_group(const ModelWeights& weights, const Names& by_name, const ModelTensor& t) {
+  const std::vector<const ModelTensor*> group = group_of(by_name, t);
+  const bool all = std::all_of(group.begin(), group.end(), [&](const ModelTensor* part) {
+    return is_fp8_matrix(*part) && weights.frozen().contains(part->name);
+  });
+  return all && weights.joined().contains(t.name) ? group : std::vector<const ModelTensor*>{&t};
+}
+
+}  // namespace
+
+void hold_in_fp8(Context& ctx, const ModelConfig& config, ModelWeights& weights) {
+  const std::vector<ModelTensor> tensors = model_tensors(config);
+  Names by_name;
+  for (const ModelTensor& t : tensors) by_name[t.name] = &t;
+  for (const ModelTensor& t : tensors) {
+    if (!is_fp8_matrix(t) || !weights.frozen().contains(t.name)) continue;
+    const std::vector<const ModelTensor*> group = fp8_group(weights, by_name, t);
+    if (group.size() == 1) {
+      weights.set_fp8(t.name, std::make_shared<const Fp8Weight>(ctx, weights.frozen().at(t.name)));
+      continue;
+    }
+    const auto whole = std::make_shared<const Fp8Weight>(ctx, weights.joined().at(t.name));
+    int64_t begin = 0;
+    for (const ModelTensor* part : group) {
+      weights.set_fp8(part->name, std::make_shared<const Fp8Weight>(*whole, begin, begin + part->shape[0]));
+      begin += part->shape[0];
+    }
+    weights.set_fp8_joined(t.name, whole);
+  }
+  ctx.allocator()->release_cached();
 }
 
 }  // namespace matvlm

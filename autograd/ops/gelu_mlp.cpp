@@ -48,6 +48,11 @@ Tensor backward_inner(Context& ctx, const Tensor& dy, const Weight& w2, const Te
 }  // namespace
 
 Var gelu_mlp(Graph& g, const Var& x, const GeluMlp& mlp, const Var& residual) {
+  if (mlp.w1.fp8 != nullptr || mlp.w2.fp8 != nullptr) {
+    // What follows such a product is no part of it.
+    const Var inner = activation(g, linear(g, x, mlp.w1, mlp.b1), Activation::gelu_tanh);
+    return linear(g, inner, mlp.w2, mlp.b2, residual);
+  }
   check_inputs(x.value(), mlp);
   Context& ctx = g.ctx();
   const bool inner_trained = mlp.w1.trainable() || mlp.b1.trainable();

@@ -1,9 +1,12 @@
-// The linear layer: three matrix products; the arithmetic is in core/gemm.
+// The linear layer: three matrix products; the arithmetic is in core/gemm and core/gemm_fp8.
 #include "autograd/ops/linear.h"
 
+#include "autograd/fp8_weight.h"
 #include "autograd/ops/add.h"
+#include "autograd/ops/quantize.h"
 #include "autograd/ops/reduce.h"
 #include "core/gemm.h"
+#include "core/gemm_fp8.h"
 #include "core/gemm_fused.h"
 
 namespace matvlm {
@@ -12,10 +15,35 @@ namespace {
 // false: the sum is a kernel of its own.
 constexpr bool kFuseResidual = true;
 
+// [N, K] of a weight of either kind.
+const Shape& matrix_shape(const Weight& w) { return w.fp8 != nullptr ? w.fp8->shape() : w.value.shape(); }
+
+void check_weight(const Tensor& x, const Weight& w) {
+  const Shape& matrix = matrix_shape(w);
+  check(matrix.size() == 2 && matrix[1] == x.cols(), "[linear] weight: found ", shape_string(matrix), ", expected [N, ",
+        x.cols(), "]");
+  if (w.fp8 == nullptr) check_dtype("linear", "weight", w.value, x.dtype());
+}
+
+void forward(Context& ctx, const Var& x, const Weight& w, const Tensor& bias, const Tensor& y) {
+  if (w.fp8 == nullptr) return gemm_bias(ctx, x.value(), w.value, bias, y);
+  gemm_fp8(ctx, quantized(ctx, x), w.fp8->rows(), bias, 0.0F, y, Fp8Sums::fast);
+}
+
+// dx = dy W, or dx += dy W. Gradients pass through many products one after the other, so their sums are the careful
+// ones.
+void backward_input(Context& ctx, const Tensor& dy, const Weight& w, bool accumulate, const Tensor& dx) {
+  const float beta = accumulate ? 1.0F : 0.0F;
+  if (w.fp8 == nullptr) return gemm(ctx, false, false, 1.0F, dy, w.value, beta, dx);
+  const Fp8Matrix scaled = quantize_rows(ctx, dy, w.fp8->rows().scale);
+  gemm_fp8(ctx, scaled, w.fp8->columns(ctx), {}, beta, dx, Fp8Sums::promoted);
+}
+
 // One product of a joined layer: its columns of the output.
 struct Product {
   int64_t begin = 0, end = 0;
-  Tensor w, bias;
+  Weight w;
+  Tensor bias;
 };
 
 // The bias of all parts: in one piece already, or gathered.
@@ -24,7 +52,7 @@ Tensor joined_bias(Context& ctx, const JoinedLinear& layer) {
   const Tensor bias = Tensor::empty(ctx, {layer.width()}, layer.parts[0].bias.value.dtype());
   int64_t begin = 0;
   for (const JoinedLinear::Part& part : layer.parts) {
-    const int64_t end = begin + part.w.value.dim(0);
+    const int64_t end = begin + matrix_shape(part.w)[0];
     bias.slice_rows(begin, end).copy_from(ctx, part.bias.value);
     begin = end;
   }
@@ -33,12 +61,12 @@ Tensor joined_bias(Context& ctx, const JoinedLinear& layer) {
 
 // In backward, which needs no bias, without one.
 std::vector<Product> products_of(const JoinedLinear& layer, const Tensor& bias = {}) {
-  if (layer.w.defined()) return {{0, layer.w.dim(0), layer.w, bias}};
+  if (layer.is_one()) return {{0, layer.width(), {layer.w, nullptr, layer.fp8}, bias}};
   std::vector<Product> out;
   int64_t begin = 0;
   for (const JoinedLinear::Part& part : layer.parts) {
-    const int64_t end = begin + part.w.value.dim(0);
-    out.push_back({begin, end, part.w.value, part.bias.value});
+    const int64_t end = begin + matrix_shape(part.w)[0];
+    out.push_back({begin, end, part.w, part.bias.value});
     begin = end;
   }
   return out;
@@ -47,20 +75,19 @@ std::vector<Product> products_of(const JoinedLinear& layer, const Tensor& bias =
 void check_joined(const Tensor& x, const JoinedLinear& layer) {
   check(!layer.parts.empty(), "[linear] a joined layer without parts");
   for (const JoinedLinear::Part& part : layer.parts) {
-    const Tensor& w = part.w.value;
-    check(w.rank() == 2 && w.cols() == x.cols(), "[linear] weight: found ", shape_string(w.shape()), ", expected [N, ",
-          x.cols(), "]");
-    check_dtype("linear", "weight", w, x.dtype());
+    check_weight(x, part.w);
     check(part.bias.defined() == layer.parts[0].bias.defined(), "[linear] found a bias for some parts only");
   }
   if (layer.w.defined()) check_shape("linear", "joined weight", layer.w, {layer.width(), x.cols()});
+  check(layer.fp8 == nullptr || layer.fp8->shape() == Shape{layer.width(), x.cols()},
+        "[linear] joined weight in fp8: expected ", shape_string({layer.width(), x.cols()}));
 }
 
 void joined_backward(Graph& g, const Var& x, const JoinedLinear& layer, const Tensor& dy) {
   Context& ctx = g.ctx();
   int64_t begin = 0;
   for (const JoinedLinear::Part& part : layer.parts) {
-    const int64_t end = begin + part.w.value.dim(0);
+    const int64_t end = begin + matrix_shape(part.w)[0];
     backward_weights(ctx, dy.slice_cols(begin, end), x.value(), part.w, part.bias);
     begin = end;
   }
@@ -68,7 +95,7 @@ void joined_backward(Graph& g, const Var& x, const JoinedLinear& layer, const Te
   const Graph::GradSlot dx = g.grad_slot(x);
   bool accumulate = dx.accumulate;
   for (const Product& p : products_of(layer)) {
-    gemm(ctx, false, false, 1.0F, dy.slice_cols(p.begin, p.end), p.w, accumulate ? 1.0F : 0.0F, dx.tensor);
+    backward_input(ctx, dy.slice_cols(p.begin, p.end), p.w, accumulate, dx.tensor);
     accumulate = true;
   }
 }
@@ -90,7 +117,7 @@ void backward_weights(Context& ctx, const Tensor& dy, const Tensor& x, const Wei
 
 int64_t JoinedLinear::width() const {
   int64_t n = 0;
-  for (const Part& part : parts) n += part.w.value.dim(0);
+  for (const Part& part : parts) n += matrix_shape(part.w)[0];
   return n;
 }
 
@@ -100,9 +127,9 @@ Var linear_joined(Graph& g, const Var& x, const JoinedLinear& layer) {
   Shape shape = value.shape();
   shape.back() = layer.width();
   Tensor y = Tensor::empty(g.ctx(), std::move(shape), value.dtype());
-  const Tensor bias = layer.w.defined() ? joined_bias(g.ctx(), layer) : Tensor();
+  const Tensor bias = layer.is_one() ? joined_bias(g.ctx(), layer) : Tensor();
   for (const Product& p : products_of(layer, bias)) {
-    gemm_bias(g.ctx(), value, p.w, p.bias, y.slice_cols(p.begin, p.end));
+    forward(g.ctx(), x, p.w, p.bias, y.slice_cols(p.begin, p.end));
   }
   std::vector<Weight> weights;
   bool trained = false;
@@ -118,14 +145,17 @@ Var linear_joined(Graph& g, const Var& x, const JoinedLinear& layer) {
 
 Var linear(Graph& g, const Var& x, const Weight& w, const Weight& bias, const Var& residual) {
   const Tensor& value = x.value();
-  check(w.value.rank() == 2 && w.value.cols() == value.cols(), "[linear] weight: found ", shape_string(w.value.shape()),
-        ", expected [N, ", value.cols(), "]");
-  check_dtype("linear", "weight", w.value, value.dtype());
+  check_weight(value, w);
   Shape shape = value.shape();
-  shape.back() = w.value.dim(0);
+  shape.back() = matrix_shape(w)[0];
   if (residual.defined()) check_shape("linear", "residual", residual.value(), shape);
   Tensor y = Tensor::empty(g.ctx(), std::move(shape), value.dtype());
-  linear_into(g.ctx(), value, w, bias, residual.value(), y);
+  if (w.fp8 == nullptr) {
+    linear_into(g.ctx(), value, w, bias, residual.value(), y);
+  } else {
+    forward(g.ctx(), x, w, bias.value, y);
+    if (residual.defined()) add_into(g.ctx(), residual.value(), y);
+  }
   // A frozen weight's input is not needed again: most of what a student's frozen layers would keep.
   const Var kept = w.trainable() ? x : x.route();
   const Var added = residual.route();
@@ -134,7 +164,7 @@ Var linear(Graph& g, const Var& x, const Weight& w, const Weight& bias, const Va
     backward_weights(ctx, dy, x.value(), w, bias);
     if (x.requires_grad()) {
       const Graph::GradSlot dx = graph.grad_slot(x);
-      gemm(ctx, false, false, 1.0F, dy, w.value, dx.accumulate ? 1.0F : 0.0F, dx.tensor);
+      backward_input(ctx, dy, w, dx.accumulate, dx.tensor);
     }
     if (added.requires_grad()) graph.add_grad(added, dy);  // last: the gradient itself may be moved there
   });

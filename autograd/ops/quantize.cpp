@@ -31,6 +31,12 @@ Fp8Matrix quantize_rows(Context& ctx, const Tensor& x, const Tensor& factor) {
   return out;
 }
 
+const Fp8Matrix& quantized(Context& ctx, const Var& x) {
+  Fp8Matrix& slot = x.fp8();
+  if (!slot.defined()) slot = quantize_rows(ctx, x.value());
+  return slot;
+}
+
 Tensor transpose_bytes(Context& ctx, const Tensor& x) {
   check_dtype("transpose", "x", x, DType::u8);
   check(x.rank() == 2 && x.contiguous() && x.dim(0) % 4 == 0 && x.dim(1) % 4 == 0, "[transpose] found ",

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "autograd/graph.h"
 #include "core/fp8.h"
 #include "core/tensor.h"
 
@@ -14,6 +15,9 @@ namespace matvlm {
 // are e4m3: with a scale per row its range, 2^17 down to the smallest subnormal, loses only elements that add nothing
 // beside the row's largest, so e5m2 would but cost a bit of each gradient.
 Fp8Matrix quantize_rows(Context& ctx, const Tensor& x, const Tensor& factor = {});
+
+// quantize_rows of x's value, once for all products that share x.
+const Fp8Matrix& quantized(Context& ctx, const Var& x);
 
 // u8 [R, C] -> [C, R], both contiguous, R and C multiples of 4.
 Tensor transpose_bytes(Context& ctx, const Tensor& x);

@@ -186,6 +186,29 @@ TEST(Config, NamesEveryMissingRequiredKey) {
             "metrics.jsonl, config.yaml, log)");
 }
 
+// `precision` is older than `precision.frozen` and stays a key of its own, so that older configs are read as they were.
+TEST(Config, FrozenPrecisionStandsBesidePrecision) {
+  const RunConfig plain = parse_config(kDistill + "precision: bf16\n", "c.yaml");
+  EXPECT_EQ(plain.frozen_precision, FrozenPrecision::compute);
+  EXPECT_EQ(plain.precision, DType::bf16);
+  const RunConfig fp8 = parse_config(kDistill + "precision: bf16\nprecision.frozen: fp8\n", "c.yaml");
+  EXPECT_EQ(fp8.frozen_precision, FrozenPrecision::fp8);
+  EXPECT_EQ(fp8.precision, DType::bf16);
+  EXPECT_EQ(parse_config(kDistill, "c.yaml", {"precision.frozen=fp8"}).frozen_precision, FrozenPrecision::fp8);
+  EXPECT_NE(config_yaml(fp8).find("\nprecision: bf16\nprecision.frozen: fp8\n"), std::string::npos) << config_yaml(fp8);
+  EXPECT_EQ(parse_config(config_yaml(fp8), "again.yaml").frozen_precision, FrozenPrecision::fp8);
+  EXPECT_EQ(error_of(kDistill, {"precision.frozen=fp4"}),
+            "--set precision.frozen=fp4: key 'precision.frozen': found 'fp4', expected compute or fp8");
+  EXPECT_EQ(error_of(kDistill + "precision: {frozen: fp8}\n"),
+            "c.yaml:13: key 'precision': found a section, expected f32 or bf16");
+  EXPECT_EQ(
+      error_of(kTeach, {"precision.frozen=fp8"}),
+      "--set precision.frozen=fp8: key 'precision.frozen': found a key of `matvlm distill`, expected only keys of "
+      "`matvlm teach` beside a `teach` section");
+  EXPECT_EQ(error_of([&] { check_resumable(plain, fp8, "RUN"); }),
+            "RUN: cannot resume with another config: key 'precision.frozen': found fp8, expected compute");
+}
+
 TEST(Config, RefusesBadOverrides) {
   const auto with = [](const std::string& set) { return error_of(kDistill, {set}); };
   EXPECT_EQ(with("nonsense"), "--set nonsense: found no '=', expected KEY=VALUE such as optimizer.lr=1e-4");
