@@ -144,15 +144,11 @@ void Graph::run() {
   viewed_leaves_.clear();
 }
 
-Var Graph::recompute(const std::vector<Var>& inputs, const Block& block) {
-  if (!recording_ || collecting_) return block(*this, inputs);
+Var Graph::recompute(const std::vector<Var>& inputs, const Block& block, const Remake& remake) {
+  if (!recording_ || collecting_ || again_) return block(*this, inputs);
   Graph first(ctx_);
   first.collecting_ = true;
-  std::vector<Var> first_inputs;
-  for (const Var& x : inputs) {
-    first_inputs.push_back(x.requires_grad() ? first.input(x.value()) : first.constant(x.value()));
-  }
-  Tensor output = block(first, first_inputs).value();
+  Tensor output = block(first, inputs).value();
   // A weight may be used twice inside; it is one use of this node.
   std::vector<Weight> weights;
   for (const Weight& weight : first.collected_) {
@@ -160,20 +156,31 @@ Var Graph::recompute(const std::vector<Var>& inputs, const Block& block) {
         std::any_of(weights.begin(), weights.end(), [&](const Weight& w) { return w.param == weight.param; });
     if (!known) weights.push_back(weight);
   }
-  return node(std::move(output), inputs, weights, [inputs, block](Graph& graph, const Tensor& grad_output) {
-    Graph again(graph.ctx_);
-    std::vector<Var> again_inputs;
-    for (const Var& x : inputs) {
-      again_inputs.push_back(x.requires_grad() ? again.input(x.value()) : again.constant(x.value()));
-    }
-    const Var again_output = block(again, again_inputs);
-    again.backward(again_output, grad_output);
-    for (size_t i = 0; i < inputs.size(); ++i) {
-      if (inputs[i].requires_grad() && again_inputs[i].grad().defined()) {
-        graph.add_grad(inputs[i], again_inputs[i].grad());
-      }
-    }
+  std::vector<Var> kept;
+  for (const Var& x : inputs) kept.push_back(remake ? x.route() : x);
+  return node(std::move(output), inputs, weights, [kept, block, remake](Graph& graph, const Tensor& grad_output) {
+    run_again(graph.ctx_, kept, block, remake, grad_output);
   });
+}
+
+// The inputs are the outer graph's own values, so that what the block hands on goes straight into their gradients: the
+// same sums in the same order as if the block had been recorded.
+void Graph::run_again(Context& ctx, std::vector<Var> inputs, const Block& block, const Remake& remake,
+                      const Tensor& grad_output) {
+  Graph again(ctx);
+  again.again_ = true;
+  if (remake) {
+    std::vector<Tensor> values = remake(ctx);
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      inputs[i].value_ = std::move(values[i]);
+      inputs[i].fp8_ = std::make_shared<Fp8Matrix>();
+    }
+  }
+  Var output = block(again, inputs);
+  if (output.requires_grad()) again.add_grad(output, grad_output);
+  inputs.clear();  // from here on only the closures hold values
+  output = Var();
+  again.run();
 }
 
 }  // namespace matvlm

@@ -102,10 +102,12 @@ class Graph {
   // Called when the last recorded use of a parameter has run its backward.
   void set_parameter_hook(ParameterHook hook) { hook_ = std::move(hook); }
 
-  // Activation recomputation: runs `block` without keeping its inside, and again when backward reaches it. `block` must
-  // be a function of its inputs and weights alone. Captures of `block` must outlive backward().
+  // Activation recomputation: runs `block` without keeping its inside, and again when backward reaches its output.
+  // `block` must be a function of its inputs and weights alone. Captures of `block` must outlive backward(). With
+  // `remake` the inputs' values are not kept either, but made by it when they are needed.
   using Block = std::function<Var(Graph& graph, const std::vector<Var>& inputs)>;
-  Var recompute(const std::vector<Var>& inputs, const Block& block);
+  using Remake = std::function<std::vector<Tensor>(Context& ctx)>;
+  Var recompute(const std::vector<Var>& inputs, const Block& block, const Remake& remake = {});
 
   int64_t size() const { return static_cast<int64_t>(nodes_.size()); }
 
@@ -120,9 +122,12 @@ class Graph {
   GradSlot columns_slot(Var::Impl& impl, int64_t begin, int64_t end);
   // Writes zeros where nothing has contributed.
   void fill_gaps(Var::Impl& impl);
+  static void run_again(Context& ctx, std::vector<Var> inputs, const Block& block, const Remake& remake,
+                        const Tensor& grad_output);
   Context& ctx_;
   bool recording_;
   bool collecting_ = false;  // recompute's first pass: note which weights are used, keep no closures
+  bool again_ = false;       // recompute's second pass: what it makes is used at once, so nothing inside is recomputed
   std::vector<Weight> collected_;
   std::vector<Node> nodes_;
   std::vector<std::shared_ptr<Var::Impl>> viewed_leaves_;  // whose gradient began with a view's

@@ -5,6 +5,7 @@
 #include <array>
 #include <vector>
 
+#include "core/dispatch.h"
 #include "core/gemm.h"
 #include "core/gemm_fp8_device.h"
 
@@ -97,8 +98,8 @@ void gemm_fp8(Context& ctx, const Fp8Matrix& a, const Fp8Matrix& b, const Tensor
   args.sums = sums;
   if (args.m == 0 || args.n == 0) return;
   check(args.k > 0, "[gemm_fp8] found depth 0, expected a positive one");
-  if (ctx.on_gpu()) return gemm_fp8_cuda(ctx, args);
-  run_cpu(args);
+  dispatch_device(
+      ctx, [&] { gemm_fp8_cuda(ctx, args); }, [&] { run_cpu(args); });
 }
 
 std::string fp8_obstacle(Context& ctx) { return ctx.on_gpu() ? fp8_obstacle_cuda(ctx) : ""; }

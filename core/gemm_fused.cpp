@@ -9,7 +9,7 @@ namespace {
 // C [m, n] = A [m, k] op(B) of one dtype; false where the GPU's products do not apply.
 bool set_product(Context& ctx, const Tensor& a, bool transpose_b, const Tensor& b, const Tensor& c, GemmArgs& args) {
   // Pinned products have one algorithm each, without an epilogue.
-  if (ctx.cuda() == nullptr || products_pinned() || c.numel() == 0 || a.cols() == 0) return false;
+  if (!ctx.on_gpu() || products_pinned() || c.numel() == 0 || a.cols() == 0) return false;
   const int64_t b_inner = transpose_b ? b.cols() : b.dim(0);
   const int64_t b_outer = transpose_b ? b.dim(0) : b.cols();
   check(b.rank() == 2 && a.rows() == c.rows() && b_inner == a.cols() && b_outer == c.cols(), "[gemm] A ",
@@ -45,6 +45,9 @@ void set_pre(const Tensor& pre, const Tensor& c, GemmArgs& args) {
   args.ldpre = pre.row_stride();
 }
 
+// A context that only counts takes it that the GPU it stands for has the product.
+bool run(Context& ctx, const GemmArgs& args) { return !ctx.computes() || try_gemm_cuda(ctx, args); }
+
 }  // namespace
 
 bool fused_residual(Context& ctx, const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& residual,
@@ -57,7 +60,7 @@ bool fused_residual(Context& ctx, const Tensor& x, const Tensor& w, const Tensor
   set_bias(bias, args);
   args.residual = residual.raw();
   args.beta = 1.0F;
-  return try_gemm_cuda(ctx, args);
+  return run(ctx, args);
 }
 
 bool fused_gelu(Context& ctx, const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& y,
@@ -67,7 +70,7 @@ bool fused_gelu(Context& ctx, const Tensor& x, const Tensor& w, const Tensor& bi
   set_bias(bias, args);
   if (pre.defined()) set_pre(pre, y, args);
   args.epilogue = GemmEpilogue::gelu;
-  return try_gemm_cuda(ctx, args);
+  return run(ctx, args);
 }
 
 bool fused_gelu_gradient(Context& ctx, const Tensor& dy, const Tensor& w, const Tensor& pre, const Tensor& dx) {
@@ -75,7 +78,7 @@ bool fused_gelu_gradient(Context& ctx, const Tensor& dy, const Tensor& w, const 
   if (dx.dtype() != DType::bf16 || !set_product(ctx, dy, false, w, dx, args)) return false;
   set_pre(pre, dx, args);
   args.epilogue = GemmEpilogue::gelu_gradient;
-  return try_gemm_cuda(ctx, args);
+  return run(ctx, args);
 }
 
 }  // namespace matvlm

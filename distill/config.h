@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "autograd/parameter.h"
+
 namespace matvlm {
 
 enum class LogitLossKind { none, kl, reverse_kl, jsd, argmax_ce, logit_l2 };
@@ -32,6 +34,7 @@ struct OptimizerConfig {
   double eps = 1e-8;
   double weight_decay = 0.01;
   double clip = 0.1;  // global gradient norm; 0 = no clipping
+  Offload offload = Offload::none;
 };
 
 enum class ScheduleKind { wsd, cosine, constant };

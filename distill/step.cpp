@@ -186,7 +186,7 @@ QueuedTerms queue_micro_batch(Context& ctx, const Models& models, const LossConf
     if (t != nullptr) trace->vision_features = t->features;
   }
   const Var h = run_embedding(g, models.student->text, image_tokens, rows);
-  const Var final_hidden = run_text(g, models.student->text, h, pass, &student_trace);
+  Var final_hidden = run_text(g, models.student->text, h, pass, &student_trace);
   if (trace != nullptr) {
     trace->student_final = final_hidden.value();
     if (t != nullptr) trace->teacher_final = t->final_hidden;
@@ -194,6 +194,9 @@ QueuedTerms queue_micro_batch(Context& ctx, const Models& models, const LossConf
 
   enter_part(models.timer, StepPart::head_loss);
   const HeadLossResult head = head_terms(g, models, loss, weights, t, final_hidden, samples);
+  // What backward needs of the head is the gradient of the hidden states, which the head has already computed.
+  final_hidden = Var();
+  if (teacher) teacher->final_hidden = Tensor();
   enter_part(models.timer, StepPart::backward);
   if (backward) g.backward({head.loss});
   enter_part(models.timer, StepPart::host);

@@ -31,7 +31,7 @@ struct Models {
   const Vlm* student = nullptr;
   DType dtype = DType::f32;     // compute dtype
   bool vision_trained = false;  // then the student has its own vision pass, in the graph
-  bool recompute = false;
+  RecomputeSpec recompute;
   int64_t max_length = 0;
   StepTimer* timer = nullptr;  // of a benchmark
 };

@@ -32,7 +32,7 @@ void check_trainable_patterns(const StudentConfig& student, const ModelConfig& c
 
 ModelWeights make_student_weights(Context& ctx, const ModelConfig& config, const StudentConfig& student,
                                   const ModelWeights& teacher, const ValueSource& teacher_values, DType dtype,
-                                  uint64_t seed) {
+                                  uint64_t seed, Offload offload) {
   check_trainable_patterns(student, config);
   std::map<std::string, std::vector<float>> mixers;
   const ValueSource* attention = student.init == MixerInit::attention ? &teacher_values : nullptr;
@@ -46,7 +46,8 @@ ModelWeights make_student_weights(Context& ctx, const ModelConfig& config, const
     return mixer != mixers.end() ? mixer->second : teacher_values(name);
   };
   return make_weights(
-      ctx, config, dtype, [&](const std::string& name) { return is_trained(student, name); }, values, &teacher);
+      ctx, config, dtype, [&](const std::string& name) { return is_trained(student, name); }, values, &teacher,
+      offload);
 }
 
 }  // namespace matvlm

@@ -21,6 +21,6 @@ void check_trainable_patterns(const StudentConfig& student, const ModelConfig& c
 // values; mixers start from `teacher_values` (attention) or at random, by `seed`.
 ModelWeights make_student_weights(Context& ctx, const ModelConfig& config, const StudentConfig& student,
                                   const ModelWeights& teacher, const ValueSource& teacher_values, DType dtype,
-                                  uint64_t seed);
+                                  uint64_t seed, Offload offload = Offload::none);
 
 }  // namespace matvlm

@@ -10,6 +10,7 @@
 #include "autograd/ops/random_fill.h"
 #include "core/gemm.h"
 #include "distill/student.h"
+#include "launch/memory_advice.h"
 #include "layers/init.h"
 
 namespace matvlm {
@@ -46,7 +47,7 @@ void largest(Comm& host, std::vector<double> values, const std::vector<double*>&
 }  // namespace
 
 TrainingModels make_random_models(Context& ctx, const ModelConfig& teacher_config, const StudentConfig& student,
-                                  DType dtype, uint64_t seed, bool in_fp8) {
+                                  DType dtype, uint64_t seed, bool in_fp8, Offload offload) {
   TrainingModels out;
   out.teacher.emplace();
   LoadedModel& teacher = *out.teacher;
@@ -58,7 +59,7 @@ TrainingModels make_random_models(Context& ctx, const ModelConfig& teacher_confi
   teacher.vlm = make_vlm(teacher.weights, teacher.config);
   out.config = student_config(teacher.config, student);
   const ValueSource values = [&](const std::string& name) { return plain.values(ctx, name); };
-  out.weights = make_student_weights(ctx, out.config, student, teacher.weights, values, dtype, seed);
+  out.weights = make_student_weights(ctx, out.config, student, teacher.weights, values, dtype, seed, offload);
   out.vlm = make_vlm(out.weights, out.config);
   return out;
 }
@@ -91,8 +92,10 @@ StepBench::StepBench(Process& process, const RunConfig& config, bool text_only)
   ModelConfig teacher = read_model_config(config.teacher.path);
   if (text_only) teacher.vision.reset();
   student_ = resolved_student(config, teacher);
+  offload_ = config.optimizer.offload;
   models_ = make_random_models(runtime_.ctx(), teacher, student_, config.precision,
-                               static_cast<uint64_t>(config.run.seed), frozen_in_fp8(runtime_.ctx(), config));
+                               static_cast<uint64_t>(config.run.seed), frozen_in_fp8(runtime_.ctx(), config), offload_);
+  runtime_.ctx().allocator()->set_limit(config.run.memory_limit.bytes);
 }
 
 double StepBench::matmul_tflops() {
@@ -186,6 +189,12 @@ BenchResult StepBench::run(const RunConfig& config, const BenchShape& shape, int
   largest(host, {out.ms, out.comm_ms, static_cast<double>(memory.peak), static_cast<double>(memory.reserved)},
           {&out.ms, &out.comm_ms, &peak, &reserved});
   out.peak_bytes = static_cast<int64_t>(peak);
+  MemoryRequest request = memory_request(config, &models_.teacher->config, models_.config, student_);
+  request.device = ctx.device().type;
+  request.offload = offload_;
+  request.batch = shape.batch;
+  request.length = shape.length;
+  out.predicted_bytes = plan_memory(request).peak;
   out.reserved_bytes = static_cast<int64_t>(reserved);
   out.tokens_per_second = static_cast<double>(samples * shape.length) / out.ms * 1e3;
   out.flops = step_flops(models_.config, student_, config.loss, {shape.batch, shape.length, out.images});

@@ -34,9 +34,10 @@ struct BenchResult {
   StepFlops flops;               // of one rank
   double comm_ms = 0;            // the sum over ranks by itself, 0 on one rank
   int64_t comm_bytes = 0;
-  int64_t peak_bytes = 0;      // live, the fullest rank's
-  int64_t reserved_bytes = 0;  // taken from the device
-  double loss = 0;             // of the last update
+  int64_t peak_bytes = 0;       // live, the fullest rank's
+  int64_t predicted_bytes = 0;  // as plan_memory says it
+  int64_t reserved_bytes = 0;   // taken from the device
+  double loss = 0;              // of the last update
 
   double tflops() const { return flops.total() / ms / 1e9; }  // of one rank
   // Share of the communication that ran beside backward, 0 to 1.
@@ -46,7 +47,7 @@ struct BenchResult {
 // Teacher and student of that config, all values at random but for mixers, which start as `student` says. `teacher`
 // without Mamba layers. in_fp8: as precision.frozen.
 TrainingModels make_random_models(Context& ctx, const ModelConfig& teacher, const StudentConfig& student, DType dtype,
-                                  uint64_t seed, bool in_fp8 = false);
+                                  uint64_t seed, bool in_fp8 = false, Offload offload = Offload::none);
 
 class StepBench {
  public:
@@ -66,6 +67,7 @@ class StepBench {
   Runtime runtime_;
   bool text_only_;
   StudentConfig student_;
+  Offload offload_ = Offload::none;  // as the models were made
   TrainingModels models_;
 };
 

@@ -50,7 +50,8 @@ void print(const BenchResult& r, double ceiling, int ranks) {
     line("sum over ranks alone", cat(fixed(r.comm_ms, 2), " ms, bus ", fixed(bus_rate(r, ranks), 1), " GB/s"));
     line("of it hidden", cat(fixed(100 * r.comm_hidden(), 1), " %"));
   }
-  line("peak memory", cat(memory_text(r.peak_bytes), " live, ", memory_text(r.reserved_bytes), " taken"));
+  line("peak memory", cat(memory_text(r.peak_bytes), " live, predicted ", memory_text(r.predicted_bytes), ", ",
+                          memory_text(r.reserved_bytes), " taken"));
   line("loss", fixed(r.loss, 4));
   std::cout << std::flush;
 }
@@ -64,7 +65,10 @@ Json to_json(const BenchResult& r, double ceiling, int ranks) {
   out.set("tokens_per_second", r.tokens_per_second).set("tflop", r.flops.total() / 1e12).set("tflops", r.tflops());
   out.set("share_of_matmul", r.tflops() / ceiling).set("comm_ms", r.comm_ms).set("comm_hidden", r.comm_hidden());
   out.set("comm_bytes", r.comm_bytes).set("comm_bus_gb_per_second", bus_rate(r, ranks));
-  out.set("peak_bytes", r.peak_bytes).set("reserved_bytes", r.reserved_bytes).set("loss", r.loss);
+  out.set("peak_bytes", r.peak_bytes)
+      .set("predicted_bytes", r.predicted_bytes)
+      .set("reserved_bytes", r.reserved_bytes)
+      .set("loss", r.loss);
   return out;
 }
 

@@ -4,12 +4,13 @@
 #include <filesystem>
 #include <iomanip>
 #include <iostream>
+#include <optional>
 
-#include "autograd/ops/head_loss.h"
 #include "data/dataset.h"
 #include "distill/student.h"
 #include "launch/attention_backend.h"
 #include "launch/commands.h"
+#include "launch/memory_advice.h"
 #include "launch/metrics.h"
 #include "launch/model_folder.h"
 #include "launch/runtime.h"
@@ -34,27 +35,25 @@ Sizes count_tensors(const RunConfig& run, const ModelConfig& config, const Stude
   return s;
 }
 
-// Elements that backward keeps per token: inputs and outputs of the ops of every block (queries, keys, values, mixed,
-// MLP twice its width, norms and residuals), or one residual a block when blocks are recomputed.
-double activation_elements(const RunConfig& run, const ModelConfig& config) {
-  const TextConfig& c = config.text;
-  const auto d = static_cast<double>(c.hidden);
-  const auto q = static_cast<double>(c.heads * c.head_dim);
-  const auto kv = static_cast<double>(c.kv_heads * c.head_dim);
-  // A gated MLP keeps gate, up and their product; a sequential block one more norm and residual.
-  const double rest =
-      (c.block.parallel ? 3 : 5) * d + (c.block.mlp == MlpKind::swiglu ? 3.0 : 2.0) * static_cast<double>(c.mlp);
-  const double attention = rest + 3 * q + 3 * kv;
-  const double mamba = rest + 5 * q + 5 * kv;
-  const auto ssm = static_cast<double>(config.mamba.ssm_layers.size());
-  const auto layers = static_cast<double>(c.layers);
-  if (run.train.recompute == Recompute::blocks) return layers * d + std::max(attention, mamba) + ssm * mamba;
-  // The layer pass runs the mixers once more.
-  return (layers - ssm) * attention + ssm * mamba + ssm * (d + 5 * q + 5 * kv);
-}
-
 void line(const std::string& name, const std::string& value) {
   std::cout << "  " << std::left << std::setw(28) << name << value << "\n";
+}
+
+// What one rank needs, by a step that is counted but not run.
+void print_memory(const MemoryRequest& request) {
+  const MemoryPlan plan = plan_memory(request);
+  line("memory: frozen weights", memory_text(plan.frozen));
+  line("memory: trained weights", memory_text(plan.trained));
+  line("memory: activations", cat(memory_text(plan.activations), " (", request.batch, " rows of ", request.length,
+                                  " positions, ", request.device == DeviceType::cuda ? "GPU" : "CPU", ")"));
+  line("memory: workspace", memory_text(plan.workspace));
+  line("memory: one rank", memory_text(plan.peak));
+  const std::vector<MemoryChoice> choices = memory_choices(request);
+  const size_t half = choices.size() / 2;  // the second half: the same with the optimizer's state on the CPU
+  for (size_t i = 0; i < half; ++i) {
+    line(cat("  ", choices[i].name), cat(memory_text(choices[i].plan.peak), ", with optimizer.offload=cpu ",
+                                         memory_text(choices[half + i].plan.peak)));
+  }
 }
 
 }  // namespace
@@ -66,11 +65,12 @@ int run_check(Process& process, const CheckArgs& args) {
   check_attention_backend(run);
   ModelConfig config;
   StudentConfig student;
+  std::optional<ModelConfig> teacher;
   if (run.kind == RunKind::distill) {
-    const ModelConfig teacher = read_model_config(run.teacher.path);
-    check_source(teacher, TensorSource::open(run.teacher.path));
-    student = resolved_student(run, teacher);
-    config = student_config(teacher, student);
+    teacher = read_model_config(run.teacher.path);
+    check_source(*teacher, TensorSource::open(run.teacher.path));
+    student = resolved_student(run, *teacher);
+    config = student_config(*teacher, student);
     check_trainable_patterns(student, config);
   } else {
     const Tokenizer tokenizer = Tokenizer::read_file(run.teach.tokenizer);
@@ -84,24 +84,6 @@ int run_check(Process& process, const CheckArgs& args) {
   if (!run.data.heldout.empty()) const Dataset heldout(run.data.heldout.paths, expected);
 
   const Sizes s = count_tensors(run, config, student);
-  const int64_t compute = dtype_size(run.precision);
-  const int64_t trained_bytes = s.trained * (16 + (run.precision == DType::f32 ? 0 : compute));
-  // The teacher's attention stays beside the student's mixers; all else is held once.
-  int64_t teacher_only = 0;
-  if (run.kind == RunKind::distill) {
-    ModelConfig teacher = config;
-    teacher.mamba.ssm_layers.clear();
-    for (const ModelTensor& t : model_tensors(teacher)) teacher_only += shape_numel(t.shape);
-    teacher_only -= s.frozen;
-  }
-  const int64_t frozen_bytes = (s.frozen + std::max<int64_t>(teacher_only, 0)) * compute;
-  const int64_t longest =
-      std::min(run.data.max_length,
-               config.max_length > 0 && run.kind == RunKind::teach ? config.max_length : run.data.max_length);
-  const double tokens = static_cast<double>(run.batch.micro * longest);
-  const auto activations = static_cast<int64_t>(tokens * activation_elements(run, config)) * compute;
-  const int64_t scratch = HeadLossSpec().scratch_bytes;
-
   std::cout << config_table(run) << "\n";
   line("frozen parameters", cat(s.frozen));
   line("trained parameters",
@@ -113,11 +95,7 @@ int run_check(Process& process, const CheckArgs& args) {
   line("updates", cat((run.schedule.total + run.batch.size - 1) / run.batch.size, " of ", run.batch.size, " samples"));
   line("rows a rank and update",
        cat((run.batch.size + args.ranks - 1) / args.ranks, " in micro-batches of ", run.batch.micro));
-  line("memory: frozen weights", memory_text(frozen_bytes));
-  line("memory: trained weights", memory_text(trained_bytes));
-  line("memory: activations", cat(memory_text(activations), " (estimate, rows of ", longest, " positions)"));
-  line("memory: loss tiles", memory_text(scratch));
-  line("memory: one rank", memory_text(frozen_bytes + trained_bytes + activations + scratch));
+  print_memory(memory_request(run, teacher ? &*teacher : nullptr, config, student));
   return 0;
 }
 

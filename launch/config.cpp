@@ -168,4 +168,13 @@ std::vector<int64_t> resolve_ssm_layers(const StudentSection& student, int64_t n
   return layers;
 }
 
+LossConfig training_loss(const RunConfig& config) {
+  if (config.kind == RunKind::distill) return config.loss;
+  LossConfig loss;
+  loss.logit = LogitLossKind::none;
+  loss.layer = LayerLossKind::none;
+  loss.ce_weight = 1.0;
+  return loss;
+}
+
 }  // namespace matvlm

@@ -10,6 +10,7 @@
 #include "core/dtype.h"
 #include "data/image.h"
 #include "distill/config.h"
+#include "layers/pass.h"
 
 namespace matvlm {
 
@@ -17,12 +18,17 @@ enum class RunKind { distill, teach };
 enum class DeviceChoice { automatic, cpu, cuda };  // automatic: CUDA when the build and the machine have it
 enum class AttentionBackend { native, cudnn };
 enum class FrozenPrecision { compute, fp8 };  // of the frozen matrices of the blocks: as `precision`, or e4m3
-enum class Recompute { none, blocks };        // activations: all kept, or recomputed block by block in backward
+
+// Written as bytes or with a unit: 22GiB.
+struct ByteSize {
+  int64_t bytes = 0;
+};
 
 struct RunSection {
   std::string dir;
   std::string name;
   int64_t seed = 0;
+  ByteSize memory_limit;  // of the device's allocator; 0 = none
 };
 
 struct AttentionSection {
@@ -63,6 +69,7 @@ struct BatchSection {
 
 struct TrainSection {
   Recompute recompute = Recompute::none;
+  int64_t recompute_every = 1;     // layers
   int64_t log_every = 1;           // updates
   int64_t eval_every = 0;          // updates; 0 = never
   int64_t eval_samples = 0;        // 0 = the whole held-out pack
@@ -141,6 +148,9 @@ void check_resumable(const RunConfig& saved, const RunConfig& now, const std::st
 
 // configs/reference.yaml: every key with its meaning, what it expects and its default.
 std::string config_reference();
+
+// The losses that a run trains with: those of the config, or the label loss alone for `teach`.
+LossConfig training_loss(const RunConfig& config);
 
 // The layers that become Mamba-2 in a model of n layers: ssm_layers when given, else those of ssm_fraction. For 32
 // layers 0.5 gives every second from 0, 0.25 every fourth, 0.125 {0, 6, 12, 18} (method: published 12.5 % run); other

@@ -49,7 +49,9 @@ MATVLM_ENUM_NAMES(DeviceChoice, {DeviceChoice::automatic, "auto"}, {DeviceChoice
 MATVLM_ENUM_NAMES(DType, {DType::f32, "f32"}, {DType::bf16, "bf16"});
 MATVLM_ENUM_NAMES(AttentionBackend, {AttentionBackend::native, "native"}, {AttentionBackend::cudnn, "cudnn"});
 MATVLM_ENUM_NAMES(FrozenPrecision, {FrozenPrecision::compute, "compute"}, {FrozenPrecision::fp8, "fp8"});
-MATVLM_ENUM_NAMES(Recompute, {Recompute::none, "none"}, {Recompute::blocks, "blocks"});
+MATVLM_ENUM_NAMES(Recompute, {Recompute::none, "none"}, {Recompute::mlp, "mlp"}, {Recompute::mixers, "mixers"},
+                  {Recompute::blocks, "blocks"});
+MATVLM_ENUM_NAMES(Offload, {Offload::none, "none"}, {Offload::cpu, "cpu"});
 MATVLM_ENUM_NAMES(ImageAspect, {ImageAspect::square, "square"}, {ImageAspect::pad, "pad"});
 MATVLM_ENUM_NAMES(MixerInit, {MixerInit::attention, "attention"}, {MixerInit::random, "random"});
 MATVLM_ENUM_NAMES(LogitLossKind, {LogitLossKind::none, "none"}, {LogitLossKind::kl, "kl"},
@@ -72,6 +74,7 @@ concept NamedEnum = requires {
 // What a value of the type must be, for messages.
 inline std::string expected_text(const std::string&, const Range&) { return "a text"; }
 inline std::string expected_text(const bool&, const Range&) { return "true or false"; }
+inline std::string expected_text(const ByteSize&, const Range&) { return "a size like 22GiB, 512MiB or 1073741824"; }
 inline std::string expected_text(const int64_t&, const Range& range) { return "a whole number" + range.text(); }
 inline std::string expected_text(const double&, const Range& range) { return "a number" + range.text(); }
 inline std::string expected_text(const std::vector<int64_t>&, const Range& range) {
@@ -108,6 +111,22 @@ bool read_number(const YamlNode& node, const Range& range, T& out) {
 
 inline bool read_value(const YamlNode& node, const Range& range, int64_t& out) { return read_number(node, range, out); }
 inline bool read_value(const YamlNode& node, const Range& range, double& out) { return read_number(node, range, out); }
+inline constexpr std::pair<std::string_view, int> kByteUnits[] = {
+    {"TiB", 40}, {"GiB", 30}, {"MiB", 20}, {"KiB", 10}, {"", 0}};
+inline bool read_value(const YamlNode& node, const Range&, ByteSize& out) {
+  if (node.kind != YamlNode::Kind::scalar) return false;
+  int64_t number = 0;
+  const char* end = node.text.data() + node.text.size();
+  const auto [stop, error] = std::from_chars(node.text.data(), end, number);
+  if (error != std::errc() || number < 0) return false;
+  for (const auto& [unit, shift] : kByteUnits) {
+    if (std::string_view(stop, static_cast<size_t>(end - stop)) != unit) continue;
+    if (number > (std::numeric_limits<int64_t>::max() >> shift)) return false;
+    out.bytes = number << shift;
+    return true;
+  }
+  return false;
+}
 inline bool read_value(const YamlNode& node, const Range&, std::string& out) {
   if (node.kind != YamlNode::Kind::scalar) return false;
   out = node.text;
@@ -153,6 +172,13 @@ inline bool read_value(const YamlNode& node, const Range& range, std::array<doub
 }
 
 inline std::string write_value(const std::string& value) { return yaml_scalar(value); }
+inline std::string write_value(ByteSize value) {
+  if (value.bytes == 0) return "0";
+  for (const auto& [unit, shift] : kByteUnits) {
+    if (value.bytes % (int64_t{1} << shift) == 0) return cat(value.bytes >> shift, unit);
+  }
+  return cat(value.bytes);
+}
 inline std::string write_value(bool value) { return value ? "true" : "false"; }
 inline std::string write_value(int64_t value) { return cat(value); }
 inline std::string write_value(double value) {

@@ -75,6 +75,9 @@ void declare_run(KeyTable& t) {
       .required("runs/demo")
       .resume_may_change();
   t.key("run.name", MEMBER(run.name), "a name for people; not used otherwise").resume_may_change();
+  t.key("run.memory_limit", MEMBER(run.memory_limit),
+        "of the device's memory for a rank, beyond which the run ends with a line that says what would fit; 0 = none")
+      .resume_may_change();
   t.key("run.seed", MEMBER(run.seed), at_least(0), "seed of start values and of the order of samples");
   t.key("device", MEMBER(device), "where to compute; auto takes CUDA when the build and the machine have it")
       .resume_may_change();
@@ -144,6 +147,11 @@ void declare_optimizer(KeyTable& t) {
   t.key("optimizer.weight_decay", MEMBER(optimizer.weight_decay), at_least(0),
         "decoupled decay of tensors that are not 1-d and no bias");
   t.key("optimizer.clip", MEMBER(optimizer.clip), at_least(0), "largest global gradient norm; 0 = not clipped");
+  t.key("optimizer.offload", MEMBER(optimizer.offload),
+        "optimizer state in the CPU's memory, read and written by the GPU over its bus: the same bits, less of its "
+        "memory, "
+        "a slower update")
+      .resume_may_change();
   t.key("schedule.kind", MEMBER(schedule.kind),
         "wsd: warm-up, stable, decay by half a cosine; cosine: warm-up, then half a cosine to the end");
   t.key("schedule.warmup", MEMBER(schedule.warmup), at_least(0), "linear from 0, in samples").resume_may_change();
@@ -175,7 +183,12 @@ void declare_data(KeyTable& t) {
 }
 
 void declare_train(KeyTable& t) {
-  t.key("train.recompute", MEMBER(train.recompute), "activations: none = all kept, blocks = made again in backward")
+  t.key("train.recompute", MEMBER(train.recompute),
+        "what backward computes again instead of keeping it: none, the inside of the MLPs, of the mixers, or of whole "
+        "blocks; the results are the same bits, matvlm check says what each takes")
+      .resume_may_change();
+  t.key("train.recompute_every", MEMBER(train.recompute_every), at_least(1),
+        "in which layers of the language model: every one, every second (0, 2, ...), every third")
       .resume_may_change();
   t.key("train.log_every", MEMBER(train.log_every), at_least(1), "updates between lines of the log and metrics.jsonl")
       .resume_may_change();

@@ -13,6 +13,7 @@
 #include "core/watchdog.h"
 #include "distill/student.h"
 #include "launch/attention_backend.h"
+#include "launch/memory_advice.h"
 #include "launch/run_model.h"
 
 namespace matvlm {
@@ -32,7 +33,7 @@ TrainingModels make_distill_models(Context& ctx, const RunConfig& config) {
   out.config = student_config(out.teacher->config, student);
   ValueSource values = values_from(TensorSource::open(config.teacher.path));
   out.weights = make_student_weights(ctx, out.config, student, out.teacher->weights, values, config.precision,
-                                     static_cast<uint64_t>(config.run.seed));
+                                     static_cast<uint64_t>(config.run.seed), config.optimizer.offload);
   if (const auto earlier = earlier_student(config.student, out.config)) {
     load_masters(ctx, out.weights.store(), earlier->source, true, earlier->restored);
     check_start_is_kept(out.config, out.weights.store(), earlier->source.path(), config.teacher.path);
@@ -53,7 +54,8 @@ TrainingModels make_teach_models(Context& ctx, const RunConfig& config) {
       ctx, out.config, config.precision, [](const std::string&) { return true; },
       [&](const std::string& name) {
         return init_random_tensor(out.config, by_name.at(name), static_cast<uint64_t>(config.run.seed));
-      });
+      },
+      nullptr, config.optimizer.offload);
   out.vlm = make_vlm(out.weights, out.config);
   return out;
 }
@@ -120,19 +122,13 @@ Trainer::Setup trainer_setup(Runtime& runtime, const RunConfig& config, const Tr
   setup.models.teacher = models.teacher ? &models.teacher->vlm : nullptr;
   setup.models.student = &models.vlm;
   setup.models.dtype = config.precision;
-  setup.models.recompute = config.train.recompute == Recompute::blocks;
+  setup.models.recompute = {config.train.recompute, config.train.recompute_every};
   setup.models.max_length = config.data.max_length;
   for (const auto& p : models.weights.store().parameters()) {
     setup.models.vision_trained = setup.models.vision_trained || p->name.starts_with("vision_tower.");
   }
   setup.store = &models.weights.store();
-  setup.loss = config.loss;
-  if (config.kind == RunKind::teach) {
-    setup.loss = LossConfig();
-    setup.loss.logit = LogitLossKind::none;
-    setup.loss.layer = LayerLossKind::none;
-    setup.loss.ce_weight = 1.0;
-  }
+  setup.loss = training_loss(config);
   setup.optimizer = config.optimizer;
   setup.schedule = config.schedule;
   return setup;
@@ -159,6 +155,7 @@ TrainingRun::TrainingRun(Process& process, const RunConfig& config, RunDirectory
       train_(config.data.train.paths, expectation(config, models_)),
       checkpoints_(config.run.dir, config.train.keep) {
   process.log_to(directory_.log_file());
+  runtime_.ctx().allocator()->set_limit(config.run.memory_limit.bytes);
   if (!config.data.heldout.empty()) heldout_.emplace(config.data.heldout.paths, expectation(config, models_));
   state_.kind = config.kind == RunKind::distill ? "distill" : "teach";
   state_.seed = config.run.seed;
@@ -239,6 +236,20 @@ std::vector<MicroBatch> TrainingRun::next_update() {
     if (loaded.batch.rows() > 0) out.push_back(to_micro_batch(std::move(loaded.batch)));
   }
   return out;
+}
+
+void TrainingRun::within_memory(const std::function<void()>& action) {
+  try {
+    action();
+  } catch (const OutOfMemory& e) {
+    const bool distill = config_.kind == RunKind::distill;
+    const StudentConfig student = distill ? resolved_student(config_, models_.teacher->config) : StudentConfig();
+    const MemoryRequest request =
+        memory_request(config_, distill ? &models_.teacher->config : nullptr, models_.config, student);
+    // Without a limit of its own the device's size is one; what the allocator had got is close to it.
+    const MemoryStats stats = runtime_.ctx().allocator()->stats();
+    fail(e.what(), "; ", memory_advice(request, stats.limit > 0 ? stats.limit : stats.reserved));
+  }
 }
 
 double TrainingRun::eta() const {
@@ -378,7 +389,7 @@ int TrainingRun::run() {
   if (state_.samples < config_.schedule.total) next = prepare();
   while (state_.samples < config_.schedule.total && !stopped) {
     const Clock::time_point start = Clock::now();
-    trainer_->begin(next, state_.update + 1, state_.samples);
+    within_memory([&] { trainer_->begin(next, state_.update + 1, state_.samples); });
     // While the device computes; a batch that is not used, because the run is stopped, is made again when it resumes.
     next = {};
     if (state_.samples + config_.batch.size < config_.schedule.total) next = prepare();

@@ -1,6 +1,7 @@
 // A training run: models, data and trainer put together from a config, and the loop over updates.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -41,6 +42,8 @@ class TrainingRun {
  private:
   void restore();
   std::vector<MicroBatch> next_update();
+  // Runs `action`; where it runs out of memory, the message says what would fit.
+  void within_memory(const std::function<void()>& action);
   void report(const UpdateReport& update, double seconds, double waited);
   bool evaluation_due() const;
   void evaluate();

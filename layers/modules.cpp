@@ -68,8 +68,7 @@ Mlp make_mlp(const ModelWeights& weights, const std::string& prefix, int64_t hid
   return m;
 }
 
-Var run_attention(Graph& g, const AttentionMixer& m, const Var& x, const Pass& pass, int64_t layer,
-                  const Var& residual) {
+Var run_attention(Graph& g, const AttentionMixer& m, const Var& x, const Pass& pass, int64_t layer) {
   const int64_t width = m.heads * m.head_dim;
   const int64_t kv_width = m.kv_heads * m.head_dim;
   Var qkv = linear_joined(g, x, m.qkv);
@@ -82,23 +81,19 @@ Var run_attention(Graph& g, const AttentionMixer& m, const Var& x, const Pass& p
   const Var v = g.slice_cols(qkv, width + kv_width, width + 2 * kv_width);
   const AttentionShape shape{m.heads, m.kv_heads, m.head_dim, m.causal,
                              1.0 / std::sqrt(static_cast<double>(m.head_dim))};
-  Var mixed;
   if (pass.state != nullptr) {
     const int64_t kv_layer = pass.state->layer(layer).kv_layer;
-    mixed = g.constant(attention_cached(g.ctx(), shape, pass.state->kv(), kv_layer, q.value(), k.value(), v.value()));
-  } else if (m.dnn != nullptr) {
-    mixed = attention_dnn(g, m.dnn, shape, q, k, v, pass.lens);
-  } else {
-    mixed = attention(g, shape, q, k, v, pass.lens);
+    return g.constant(attention_cached(g.ctx(), shape, pass.state->kv(), kv_layer, q.value(), k.value(), v.value()));
   }
-  return run_affine(g, m.dense, mixed, residual);
+  if (m.dnn != nullptr) return attention_dnn(g, m.dnn, shape, q, k, v, pass.lens);
+  return attention(g, shape, q, k, v, pass.lens);
 }
 
-Var run_mamba(Graph& g, const MambaMixer& m, const Var& u, const Pass& pass, int64_t layer, const Var& residual) {
+// From in_proj's output to out_proj's input.
+Var run_mamba_inside(Graph& g, const MambaMixer& m, const Var& zxbcdt, const Pass& pass, int64_t layer) {
   const int64_t inner = m.heads * m.head_dim;
   const int64_t group = m.kv_heads * m.head_dim;
   const int64_t channels = inner + 2 * group;
-  const Var zxbcdt = run_affine(g, m.in_proj, u);
   const Var z = g.slice_cols(zxbcdt, 0, inner);
   const Var xbc = g.slice_cols(zxbcdt, inner, inner + channels);
   const Var dt = g.slice_cols(zxbcdt, inner + channels, inner + channels + m.heads);
@@ -117,8 +112,77 @@ Var run_mamba(Graph& g, const MambaMixer& m, const Var& u, const Pass& pass, int
   const Var c = g.slice_cols(convolved, 2 * group, channels);
   const SsdShape shape{m.heads, m.kv_heads, m.kv_heads, m.heads, m.head_dim, m.head_dim};
   const Var y = ssd(g, shape, x, b, c, dt, m.a_log, m.d, m.dt_bias, pass.lens, decoding ? &ssm_io : nullptr);
-  const Var normed = gated_rms_norm(g, y, z, m.norm_weight, m.head_dim, m.norm_eps);
-  return run_affine(g, m.out_proj, normed, residual);
+  return gated_rms_norm(g, y, z, m.norm_weight, m.head_dim, m.norm_eps);
+}
+
+// With `input_again`, which makes u again, neither u nor anything between the two projections is kept for backward: the
+// convolution, the scan and the norm are a small part of the mixer's time and half of what it would keep.
+Var run_mamba(Graph& g, const MambaMixer& m, const Var& u, const Pass& pass, int64_t layer,
+              const Graph::Remake& input_again) {
+  const Var zxbcdt = linear(g, u, m.in_proj.weight, m.in_proj.bias, {}, input_again);
+  if (!input_again) return run_mamba_inside(g, m, zxbcdt, pass, layer);
+  const Graph::Block inside = [m, pass, layer](Graph& inner, const std::vector<Var>& in) {
+    return run_mamba_inside(inner, m, in[0], pass, layer);
+  };
+  return g.recompute({zxbcdt}, inside);
+}
+
+// The mixer up to its last projection. normed_again: makes `normed` again, see run_mamba.
+Var run_mixer_inside(Graph& g, const Block& block, const Var& normed, const Pass& pass, int64_t layer,
+                     const Graph::Remake& normed_again = {}) {
+  if (const auto* mamba = std::get_if<MambaMixer>(&block.mixer)) {
+    return run_mamba(g, *mamba, normed, pass, layer, normed_again);
+  }
+  return run_attention(g, std::get<AttentionMixer>(block.mixer), normed, pass, layer);
+}
+
+const Affine& last_projection(const Block& block) {
+  if (const auto* mamba = std::get_if<MambaMixer>(&block.mixer)) return mamba->out_proj;
+  return std::get<AttentionMixer>(block.mixer).dense;
+}
+
+// norm(x) once more, for backward.
+Graph::Remake norm_again(const Norm& norm, const Var& x) {
+  return [norm, value = x.value()](Context& ctx) {
+    Graph g(ctx, false);
+    return std::vector<Tensor>{run_norm(g, norm, g.constant(value)).value()};
+  };
+}
+
+// input_again: nothing inside the MLP is kept for backward, nor x, whose value it makes again.
+Var run_mlp(Graph& g, const Mlp& m, const Var& x, const Var& residual, const Graph::Remake& input_again) {
+  if (m.kind == MlpKind::gelu) {
+    return gelu_mlp(g, x, {m.fc1.weight, m.fc1.bias, m.fc2.weight, m.fc2.bias}, residual, input_again);
+  }
+  // By value: the closure outlives this call. The structs hold handles only.
+  const Graph::Block gated = [m](Graph& inner, const std::vector<Var>& in) {
+    const Var both = linear_joined(inner, in[0], m.gate_up);
+    const int64_t width = both.value().cols() / 2;
+    return swiglu(inner, inner.slice_cols(both, 0, width), inner.slice_cols(both, width, 2 * width));
+  };
+  return run_affine(g, m.fc2, input_again ? g.recompute({x}, gated, input_again) : gated(g, {x}), residual);
+}
+
+// The block's output from middle = h + mixed.
+Var finish_sum(Graph& g, const Block& block, const Var& h, const Var& normed, const Var& middle, bool mlp_again) {
+  const Norm& norm = block.spec.parallel ? block.norm : block.post_norm;
+  const Var x = block.spec.parallel ? normed : run_norm(g, norm, middle);
+  const Graph::Remake again = mlp_again ? norm_again(norm, block.spec.parallel ? h : middle) : Graph::Remake();
+  return run_mlp(g, block.mlp, x, middle, again);
+}
+
+// The mixer with its last projection. What it computes before that is kept for backward, or not (`again`). The last
+// projection is outside of what is computed again: a frozen one keeps nothing of its input.
+Var run_block_mixer(Graph& g, const Block& block, const Var& h, const Var& normed, const Pass& pass, int64_t layer,
+                    bool again, const Var& residual) {
+  const Affine& last = last_projection(block);
+  if (!g.recording()) return run_affine(g, last, run_mixer_inside(g, block, normed, pass, layer), residual);
+  const Graph::Remake normed_again = norm_again(block.norm, h);
+  if (!again) return run_affine(g, last, run_mixer_inside(g, block, normed, pass, layer, normed_again), residual);
+  const Graph::Block inside = [block, pass, layer](Graph& inner, const std::vector<Var>& in) {
+    return run_mixer_inside(inner, block, in[0], pass, layer);
+  };
+  return run_affine(g, last, g.recompute({normed}, inside, normed_again), residual);
 }
 
 }  // namespace
@@ -200,43 +264,26 @@ Var run_norm(Graph& g, const Norm& m, const Var& x) {
   return layer_norm(g, x, m.weight, m.bias, m.eps);
 }
 
-Var run_mlp(Graph& g, const Mlp& m, const Var& x, const Var& residual) {
-  if (m.kind == MlpKind::swiglu) {
-    const Var both = linear_joined(g, x, m.gate_up);
-    const int64_t inner = both.value().cols() / 2;
-    const Var gated = swiglu(g, g.slice_cols(both, 0, inner), g.slice_cols(both, inner, 2 * inner));
-    return run_affine(g, m.fc2, gated, residual);
-  }
-  return gelu_mlp(g, x, {m.fc1.weight, m.fc1.bias, m.fc2.weight, m.fc2.bias}, residual);
-}
+Var run_mlp(Graph& g, const Mlp& m, const Var& x, const Var& residual) { return run_mlp(g, m, x, residual, {}); }
 
 Var run_mixer(Graph& g, const Block& block, const Var& normed, const Pass& pass, int64_t layer, const Var& residual) {
-  if (const auto* mamba = std::get_if<MambaMixer>(&block.mixer)) {
-    return run_mamba(g, *mamba, normed, pass, layer, residual);
-  }
-  return run_attention(g, std::get<AttentionMixer>(block.mixer), normed, pass, layer, residual);
+  return run_affine(g, last_projection(block), run_mixer_inside(g, block, normed, pass, layer), residual);
 }
-
-namespace {
-
-// The block's output from middle = h + mixed.
-Var finish_sum(Graph& g, const Block& block, const Var& normed, const Var& middle) {
-  return run_mlp(g, block.mlp, block.spec.parallel ? normed : run_norm(g, block.post_norm, middle), middle);
-}
-
-}  // namespace
 
 Var finish_block(Graph& g, const Block& block, const Var& h, const Var& normed, const Var& mixed) {
-  return finish_sum(g, block, normed, add(g, {h, mixed}));
+  return finish_sum(g, block, h, normed, add(g, {h, mixed}), false);
 }
 
 Var run_block(Graph& g, const Block& block, const Var& h, const Pass& pass, int64_t layer, BlockTrace* trace) {
+  const Recompute again = g.recording() ? pass.recompute.at(layer) : Recompute::none;
+  const bool mixer_again = again == Recompute::mixers || again == Recompute::blocks;
+  const bool mlp_again = again == Recompute::mlp || again == Recompute::blocks;
   const Var normed = run_norm(g, block.norm, h);
   // Where nobody wants the mixer's own output, its last product adds h.
-  if (trace == nullptr) return finish_sum(g, block, normed, run_mixer(g, block, normed, pass, layer, h));
-  const Var mixed = run_mixer(g, block, normed, pass, layer);
+  const Var mixed = run_block_mixer(g, block, h, normed, pass, layer, mixer_again, trace == nullptr ? h : Var());
+  if (trace == nullptr) return finish_sum(g, block, h, normed, mixed, mlp_again);
   *trace = {normed.value(), mixed.value()};
-  return finish_block(g, block, h, normed, mixed);
+  return finish_sum(g, block, h, normed, add(g, {h, mixed}), mlp_again);
 }
 
 }  // namespace matvlm

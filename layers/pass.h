@@ -59,13 +59,24 @@ class DecodeState {
   bool kept_ = false;
 };
 
+// What backward computes again instead of keeping it from forward: the inside of the MLP, that of the mixer up to its
+// last projection, or both, with the norms, so that only the residual stream is kept. `none` and `mlp`: of Mamba mixers
+// still what lies between their two projections, which costs little time and much memory.
+enum class Recompute { none, mlp, mixers, blocks };
+
+struct RecomputeSpec {
+  Recompute what = Recompute::none;
+  int64_t every = 1;  // in the layers 0, every, 2 every, ...
+  Recompute at(int64_t layer) const { return layer % every == 0 ? what : Recompute::none; }
+};
+
 struct Pass {
   SeqlensPtr lens;
   Tensor positions;  // i32 [T]: index of each token in its sample
   DecodeState* state = nullptr;
   std::vector<int64_t> slots;  // with state: slot of each sample
   Tensor device_slots;         // i64 [B]
-  bool recompute = false;      // recompute blocks in backward instead of keeping their inside
+  RecomputeSpec recompute;     // of the language model's blocks
 };
 
 // Positions 0..n-1 per sample.

@@ -94,14 +94,7 @@ Var run_blocks(Graph& g, const LanguageModel& model, const Var& input, const Pas
     const bool traced = trace != nullptr && std::binary_search(trace->layers.begin(), trace->layers.end(), layer);
     if (traced && trace->keep_inputs) trace->inputs.push_back(h.value());
     BlockTrace parts;
-    if (pass.recompute && g.recording() && !traced) {
-      // By value: the closure outlives this call. Block holds handles only.
-      h = g.recompute({h}, [block, pass, layer](Graph& inner, const std::vector<Var>& x) {
-        return run_block(inner, block, x[0], pass, layer);
-      });
-    } else {
-      h = run_block(g, block, h, pass, layer, traced ? &parts : nullptr);
-    }
+    h = run_block(g, block, h, pass, layer, traced ? &parts : nullptr);
     if (traced) trace->blocks.push_back(parts);
     if (traced && trace->keep_inputs) trace->outputs.push_back(h.value());
     if (trace != nullptr && trace->hidden != nullptr) trace->hidden->push_back(h.value());

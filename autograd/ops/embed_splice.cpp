@@ -147,10 +147,12 @@ Var embed_splice(Graph& g, const Weight& table, const Var& features, const std::
   std::vector<int32_t> token_of = checked_token_of(source, table.value.dim(0), count, features.requires_grad());
   Tensor y = Tensor::empty(g.ctx(), {static_cast<int64_t>(source.size()), width}, table.value.dtype());
   forward(g.ctx(), table.value, feature_rows, source, y);
-  return g.node(y, {features}, {table}, [table, features, source, token_of](Graph& graph, const Tensor& dy) {
-    if (features.requires_grad()) feature_grad(graph.ctx(), dy, token_of, graph.grad_slot(features));
-    if (grad_to_add(graph.ctx(), table) != nullptr) table_grad(graph.ctx(), dy, source, table.param->grad);
-  });
+  return g.node(y, {features}, {table},
+                [table, features = features.route(), source, token_of](Graph& graph, const Tensor& dy) {
+                  if (features.requires_grad()) feature_grad(graph.ctx(), dy, token_of, graph.grad_slot(features));
+                  if (grad_to_add(graph.ctx(), table) != nullptr)
+                    table_grad(graph.ctx(), dy, source, table.param->grad);
+                });
 }
 
 }  // namespace matvlm

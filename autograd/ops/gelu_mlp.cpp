@@ -45,13 +45,31 @@ Tensor backward_inner(Context& ctx, const Tensor& dy, const Weight& w2, const Te
   return dpre;
 }
 
+// inner: where w2 is trained; pre: where x or w1 need a gradient.
+struct Kept {
+  Tensor inner, pre;
+};
+
+void backward(Graph& g, const Var& x, const Tensor& input, const GeluMlp& mlp, const Kept& kept, const Tensor& dy) {
+  Context& ctx = g.ctx();
+  backward_weights(ctx, dy, kept.inner, mlp.w2, mlp.b2);
+  if (!kept.pre.defined()) return;
+  const Tensor dpre = backward_inner(ctx, dy, mlp.w2, kept.pre);
+  backward_weights(ctx, dpre, input, mlp.w1, mlp.b1);
+  if (!x.requires_grad()) return;
+  const Graph::GradSlot dx = g.grad_slot(x);
+  gemm(ctx, false, false, 1.0F, dpre, mlp.w1.value, dx.accumulate ? 1.0F : 0.0F, dx.tensor);
+}
+
 }  // namespace
 
-Var gelu_mlp(Graph& g, const Var& x, const GeluMlp& mlp, const Var& residual) {
+Var gelu_mlp(Graph& g, const Var& x, const GeluMlp& mlp, const Var& residual, const Graph::Remake& input_again) {
   if (mlp.w1.fp8 != nullptr || mlp.w2.fp8 != nullptr) {
     // What follows such a product is no part of it.
-    const Var inner = activation(g, linear(g, x, mlp.w1, mlp.b1), Activation::gelu_tanh);
-    return linear(g, inner, mlp.w2, mlp.b2, residual);
+    const Graph::Block inner = [mlp](Graph& graph, const std::vector<Var>& in) {
+      return activation(graph, linear(graph, in[0], mlp.w1, mlp.b1), Activation::gelu_tanh);
+    };
+    return linear(g, input_again ? g.recompute({x}, inner, input_again) : inner(g, {x}), mlp.w2, mlp.b2, residual);
   }
   check_inputs(x.value(), mlp);
   Context& ctx = g.ctx();
@@ -63,22 +81,24 @@ Var gelu_mlp(Graph& g, const Var& x, const GeluMlp& mlp, const Var& residual) {
   if (residual.defined()) check_shape(kOp, "residual", residual.value(), y.shape());
   linear_into(ctx, inner, mlp.w2, mlp.b2, residual.value(), y);
 
-  const Var kept = mlp.w1.trainable() ? x : x.route();
-  const Tensor kept_inner = mlp.w2.trainable() ? inner : Tensor();
+  // With input_again the same product makes `pre` again, with the same bits, so nothing of it is kept.
+  if (keep && input_again) pre = Tensor();
+  const Var kept = mlp.w1.trainable() && !input_again ? x : x.route();
+  const Tensor kept_inner = mlp.w2.trainable() && !(keep && input_again) ? inner : Tensor();
   const Var added = residual.route();
-  return g.node(y, {x, residual}, {mlp.w1, mlp.b1, mlp.w2, mlp.b2},
-                [x = kept, inner = kept_inner, pre, mlp, added](Graph& graph, const Tensor& dy) {
-                  backward_weights(graph.ctx(), dy, inner, mlp.w2, mlp.b2);
-                  if (pre.defined()) {
-                    const Tensor dpre = backward_inner(graph.ctx(), dy, mlp.w2, pre);
-                    backward_weights(graph.ctx(), dpre, x.value(), mlp.w1, mlp.b1);
-                    if (x.requires_grad()) {
-                      const Graph::GradSlot dx = graph.grad_slot(x);
-                      gemm(graph.ctx(), false, false, 1.0F, dpre, mlp.w1.value, dx.accumulate ? 1.0F : 0.0F, dx.tensor);
-                    }
-                  }
-                  if (added.requires_grad()) graph.add_grad(added, dy);
-                });
+  return g.node(
+      y, {x, residual}, {mlp.w1, mlp.b1, mlp.w2, mlp.b2},
+      [x = kept, keep, kept_values = Kept{kept_inner, pre}, mlp, added, input_again](Graph& graph, const Tensor& dy) {
+        Kept values = kept_values;
+        Tensor input = x.value();
+        if (keep && input_again) {
+          input = input_again(graph.ctx())[0];
+          values.inner = forward_inner(graph.ctx(), input, mlp, true, values.pre);
+          if (!mlp.w2.trainable()) values.inner = Tensor();
+        }
+        backward(graph, x, input, mlp, values, dy);
+        if (added.requires_grad()) graph.add_grad(added, dy);
+      });
 }
 
 }  // namespace matvlm

@@ -143,7 +143,8 @@ Var linear_joined(Graph& g, const Var& x, const JoinedLinear& layer) {
                 [x = kept, layer](Graph& graph, const Tensor& dy) { joined_backward(graph, x, layer, dy); });
 }
 
-Var linear(Graph& g, const Var& x, const Weight& w, const Weight& bias, const Var& residual) {
+Var linear(Graph& g, const Var& x, const Weight& w, const Weight& bias, const Var& residual,
+           const Graph::Remake& input_again) {
   const Tensor& value = x.value();
   check_weight(value, w);
   Shape shape = value.shape();
@@ -157,11 +158,11 @@ Var linear(Graph& g, const Var& x, const Weight& w, const Weight& bias, const Va
     if (residual.defined()) add_into(g.ctx(), residual.value(), y);
   }
   // A frozen weight's input is not needed again: most of what a student's frozen layers would keep.
-  const Var kept = w.trainable() ? x : x.route();
+  const Var kept = w.trainable() && !input_again ? x : x.route();
   const Var added = residual.route();
-  return g.node(y, {x, residual}, {w, bias}, [x = kept, w, bias, added](Graph& graph, const Tensor& dy) {
+  return g.node(y, {x, residual}, {w, bias}, [x = kept, w, bias, added, input_again](Graph& graph, const Tensor& dy) {
     Context& ctx = graph.ctx();
-    backward_weights(ctx, dy, x.value(), w, bias);
+    backward_weights(ctx, dy, w.trainable() && input_again ? input_again(ctx)[0] : x.value(), w, bias);
     if (x.requires_grad()) {
       const Graph::GradSlot dx = graph.grad_slot(x);
       backward_input(ctx, dy, w, dx.accumulate, dx.tensor);

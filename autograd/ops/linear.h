@@ -13,7 +13,9 @@ namespace matvlm {
 // trained. x may be a column view. residual, where defined, has the result's shape and is added to it, by the product
 // itself where the device can. A weight held in fp8 multiplies x rounded to fp8 row by row (products and sums of
 // gemm_fp8, the result in x's dtype); its gradient of x is that of the same product with dy rounded likewise.
-Var linear(Graph& g, const Var& x, const Weight& w, const Weight& bias, const Var& residual = {});
+// input_again: makes x's value again where the gradient of a trained w needs it, so that it is not kept.
+Var linear(Graph& g, const Var& x, const Weight& w, const Weight& bias, const Var& residual = {},
+           const Graph::Remake& input_again = {});
 
 // The parts of linear(), for ops that contain a linear layer: y = x w^T + bias (+ residual, where defined), and the
 // gradients of what is trained of w and bias. w not in fp8.

@@ -2,6 +2,7 @@
 #include "autograd/ops/quantize.h"
 
 #include "autograd/ops/quantize_cpu.h"
+#include "core/dispatch.h"
 
 namespace matvlm {
 
@@ -25,8 +26,8 @@ Fp8Matrix quantize_rows(Context& ctx, const Tensor& x, const Tensor& factor) {
                                .factor = factor.defined() ? factor.data<float>() : nullptr,
                                .values = out.values.data<uint8_t>(),
                                .scale = out.scale.data<float>()};
-    if (ctx.on_gpu()) return quantize_cuda<T>(ctx, args);
-    quantize_cpu(args);
+    dispatch_device(
+        ctx, [&] { quantize_cuda<T>(ctx, args); }, [&] { quantize_cpu(args); });
   });
   return out;
 }
@@ -43,11 +44,9 @@ Tensor transpose_bytes(Context& ctx, const Tensor& x) {
         shape_string(x.shape()), ", expected a contiguous matrix whose sizes are multiples of 4");
   Tensor y = Tensor::empty(ctx, {x.dim(1), x.dim(0)}, DType::u8);
   if (x.numel() == 0) return y;
-  if (ctx.on_gpu()) {
-    transpose_bytes_cuda(ctx, x.dim(0), x.dim(1), x.data<uint8_t>(), y.data<uint8_t>());
-  } else {
-    transpose_bytes_cpu(x.dim(0), x.dim(1), x.data<uint8_t>(), y.data<uint8_t>());
-  }
+  dispatch_device(
+      ctx, [&] { transpose_bytes_cuda(ctx, x.dim(0), x.dim(1), x.data<uint8_t>(), y.data<uint8_t>()); },
+      [&] { transpose_bytes_cpu(x.dim(0), x.dim(1), x.data<uint8_t>(), y.data<uint8_t>()); });
   return y;
 }
 

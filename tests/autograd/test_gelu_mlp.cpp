@@ -126,7 +126,7 @@ struct FrozenRun {
   std::vector<float> y, dx, dresidual;
   int64_t kept = 0;
 };
-FrozenRun run_frozen(Context& ctx, DType dtype, bool fused, bool recording) {
+FrozenRun run_frozen(Context& ctx, DType dtype, bool fused, bool recording, bool again = false) {
   const MlpCase c{256, 64, 512};
   std::map<std::string, Tensor> v;
   for (const OpInput& i : c.inputs()) v[i.name] = Tensor::from_floats(ctx, convert<float>(i.values), i.shape, dtype);
@@ -138,7 +138,8 @@ FrozenRun run_frozen(Context& ctx, DType dtype, bool fused, bool recording) {
   const int64_t before = ctx.allocator()->stats().current;
   const Var y =
       fused
-          ? gelu_mlp(g, x, {weight("w1"), weight("b1"), weight("w2"), weight("b2")}, residual)
+          ? gelu_mlp(g, x, {weight("w1"), weight("b1"), weight("w2"), weight("b2")}, residual,
+                     again ? Graph::Remake([&](Context&) { return std::vector<Tensor>{v.at("x")}; }) : Graph::Remake())
           : add(g, {residual, linear(g, activation(g, linear(g, x, weight("w1"), weight("b1")), Activation::gelu_tanh),
                                      weight("w2"), weight("b2"))});
   run.kept = ctx.allocator()->stats().current - before;
@@ -158,6 +159,12 @@ void expect_frozen_as_single(Context& ctx, DType dtype, double tolerance) {
   EXPECT_EQ(fused.dresidual, single.dresidual);
   const int64_t result = 256 * 64 * dtype_size(dtype);
   EXPECT_EQ(fused.kept, result + 256 * 512 * dtype_size(dtype));
+  // Made again in backward: the same bits, and nothing is kept.
+  const FrozenRun again = run_frozen(ctx, dtype, true, true, true);
+  EXPECT_EQ(again.y, fused.y);
+  EXPECT_EQ(again.dx, fused.dx);
+  EXPECT_EQ(again.dresidual, fused.dresidual);
+  EXPECT_EQ(again.kept, result);
   const FrozenRun forward = run_frozen(ctx, dtype, true, false);
   EXPECT_LE(relative_error(forward.y, single.y), tolerance);
   EXPECT_EQ(forward.kept, result);

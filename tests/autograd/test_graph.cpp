@@ -285,6 +285,49 @@ TEST(GraphCuda, RecomputeGivesTheSameBits) {
   check_recompute(*ctx, DType::bf16);
 }
 
+// A block beside another use of its input, which is kept or made again: the gradients are the same sums.
+enum class Inside { recorded, recomputed, remade };
+
+std::pair<Floats, Floats> run_inside(Context& ctx, DType dtype, Inside how) {
+  const std::vector<OpInput> inputs = block_inputs();
+  const TestParameters parameters(ctx, dtype, inputs);
+  const std::map<std::string, Weight> weights = parameters.weights();
+  Graph g(ctx);
+  const Var x = g.input(Tensor::from_floats(ctx, convert<float>(random_values("inside x", 65 * 24)), {65, 24}, dtype));
+  const Var h = add(g, {x, x});
+  const auto inside = [&](Graph& graph, const std::vector<Var>& in) { return block(graph, in[0], weights); };
+  Graph::Remake remake;
+  if (how == Inside::remade) {
+    remake = [value = x.value()](Context& c) {
+      Graph quiet(c, false);
+      const Var again = quiet.constant(value);
+      return std::vector<Tensor>{add(quiet, {again, again}).value()};
+    };
+  }
+  const Var y = add(g, {h, how == Inside::recorded ? inside(g, {h}) : g.recompute({h}, inside, remake), h});
+  g.backward(y, Tensor::from_floats(ctx, convert<float>(random_values("inside dy", 65 * 24)), {65, 24}, dtype));
+  Floats grads;
+  for (const auto& p : parameters.store.parameters()) {
+    EXPECT_EQ(p->pending_uses, 0) << p->name;
+    const Floats grad = p->grad.to_floats(ctx);
+    grads.insert(grads.end(), grad.begin(), grad.end());
+  }
+  return {x.grad().to_floats(ctx), grads};
+}
+
+void check_inside(Context& ctx, DType dtype) {
+  const auto plain = run_inside(ctx, dtype, Inside::recorded);
+  EXPECT_EQ(plain, run_inside(ctx, dtype, Inside::recomputed));
+  EXPECT_EQ(plain, run_inside(ctx, dtype, Inside::remade));
+}
+
+TEST(Graph, RecomputeBesideOtherUsesOfItsInput) { check_inside(cpu(), DType::f32); }
+TEST(GraphCuda, RecomputeBesideOtherUsesOfItsInput) {
+  const auto ctx = new_cuda();
+  check_inside(*ctx, DType::f32);
+  check_inside(*ctx, DType::bf16);
+}
+
 // Less memory is the point: at the end of the forward pass the inside of the blocks is gone.
 TEST(Graph, RecomputeKeepsOnlyBlockOutputs) {
   const auto bytes_after_forward = [](bool recompute) {

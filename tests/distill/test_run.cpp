@@ -28,7 +28,7 @@ class TinyDistillation {
     LossConfig loss;
     loss.ce_weight = 0.1;
     Trainer::Setup setup = tiny_setup(ctx(), *comms_[0], *comms_[0], *models_, loss);
-    setup.models.recompute = recompute;
+    if (recompute) setup.models.recompute.what = Recompute::blocks;
     setup.optimizer.lr = 5e-3;
     setup.optimizer.clip = 1.0;
     setup.schedule = {ScheduleKind::wsd, 8, 16, 40, 0.0};

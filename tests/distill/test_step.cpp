@@ -27,7 +27,7 @@ struct Step {
   StepTrace trace;
 };
 
-Step run_step(const TinyModels& models, const LossConfig& loss, const MicroBatch& batch, bool recompute = false,
+Step run_step(const TinyModels& models, const LossConfig& loss, const MicroBatch& batch, RecomputeSpec recompute = {},
               Models m = {}) {
   if (m.student == nullptr) m = models.models();
   m.recompute = recompute;
@@ -339,30 +339,54 @@ TEST(StepLosses, WhichLossTrainsWhat) {
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-TEST(Recompute, SameBitsAsKeeping) {
-  StudentConfig student = tiny_student();
-  student.trainable = {"*layers.1.self_attn.*", "*layers.3.mlp.*", "*embed_tokens.weight", "*lm_head.weight"};
-  const auto models = make_tiny_models(ctx(), student);
+const std::vector<RecomputeSpec> kRecomputed = {{Recompute::mlp},    {Recompute::mixers},    {Recompute::blocks},
+                                                {Recompute::mlp, 2}, {Recompute::mixers, 3}, {Recompute::blocks, 2}};
+
+void expect_same_bits_recomputed(const TinyModels& models, const MicroBatch& batch) {
   for (const Reduction reduction : kReductions) {
     LossConfig loss;
     loss.reduction = reduction;
     loss.ce_weight = 0.5;
-    const Step kept = run_step(*models, loss, tiny_batch(0, 5));
-    const Step again = run_step(*models, loss, tiny_batch(0, 5), true);
-    EXPECT_EQ(kept.terms.total, again.terms.total);
-    for (size_t i = 0; i < kept.gradients.size(); ++i) {
-      const std::string& name = models->store().parameters()[i]->name;
-      EXPECT_EQ(kept.gradients[i], again.gradients[i]) << name;
-      EXPECT_GT(norm(kept.gradients[i]), 0.0) << name;
+    const Step kept = run_step(models, loss, batch);
+    for (const RecomputeSpec& recompute : kRecomputed) {
+      SCOPED_TRACE(cat("mode ", static_cast<int>(recompute.what), " every ", recompute.every));
+      const Step again = run_step(models, loss, batch, recompute);
+      EXPECT_EQ(kept.terms.total, again.terms.total);
+      for (size_t i = 0; i < kept.gradients.size(); ++i) {
+        const std::string& name = models.store().parameters()[i]->name;
+        EXPECT_EQ(kept.gradients[i], again.gradients[i]) << name;
+        EXPECT_GT(norm(kept.gradients[i]), 0.0) << name;
+      }
     }
   }
+}
+
+TEST(Recompute, SameBitsAsKeeping) {
+  StudentConfig student = tiny_student();
+  student.trainable = {"*layers.1.self_attn.*", "*layers.3.mlp.*", "*embed_tokens.weight", "*lm_head.weight"};
+  expect_same_bits_recomputed(*make_tiny_models(ctx(), student), tiny_batch(0, 5));
+}
+
+// Frozen last projections stay outside of what is computed again.
+TEST(Recompute, SameBitsWithFrozenMlps) {
+  StudentConfig student = tiny_student();
+  student.trainable = {"*layers.1.self_attn.q_proj.*"};
+  expect_same_bits_recomputed(*make_tiny_models(ctx(), student), tiny_batch(0, 5));
+}
+
+TEST(Recompute, SameBitsInSequentialBlocks) {
+  StudentConfig student = tiny_student();
+  student.trainable = {"*layers.1.mlp.*", "*layers.3.self_attn.o_proj.*", "*layers.1.post_attention_layernorm.weight"};
+  expect_same_bits_recomputed(*make_tiny_llama(ctx(), student), tiny_batch({tiny_sample(2), tiny_sample(5)}));
 }
 
 // The hook hears of every parameter once, after its last use, with recomputation or without.
 TEST(ParameterHook, EveryParameterOnceAndComplete) {
   const TinyModels& models = hybrid();
   const MicroBatch batch = tiny_batch(0, 4);
-  for (const bool recompute : {false, true}) {
+  std::vector<RecomputeSpec> specs = kRecomputed;
+  specs.push_back({});
+  for (const RecomputeSpec& recompute : specs) {
     Models m = models.models();
     m.recompute = recompute;
     const std::vector<std::vector<float>> expected = run_step(models, LossConfig(), batch, recompute).gradients;
@@ -417,7 +441,7 @@ TEST(OneVisionPass, ATrainedTowerRunsOnItsOwn) {
   const auto models = make_tiny_models(ctx(), student);
   Models m = models->models();
   m.vision_trained = true;
-  const Step step = run_step(*models, LossConfig(), tiny_batch(0, 3), false, m);
+  const Step step = run_step(*models, LossConfig(), tiny_batch(0, 3), {}, m);
   const Step shared = run_step(hybrid(), LossConfig(), tiny_batch(0, 3));
   EXPECT_EQ(step.terms.logit, shared.terms.logit);  // the copies start as the teacher's
   for (size_t i = 0; i < step.gradients.size(); ++i) {
@@ -432,7 +456,7 @@ TEST(WithoutTeacher, LabelsAlone) {
   loss.logit = LogitLossKind::none;
   loss.layer = LayerLossKind::none;
   loss.ce_weight = 1.0;
-  const Step alone = run_step(hybrid(), loss, tiny_batch(0, 4), false, m);
+  const Step alone = run_step(hybrid(), loss, tiny_batch(0, 4), {}, m);
   const Step beside = run_step(hybrid(), loss, tiny_batch(0, 4));
   EXPECT_EQ(alone.terms.ce, beside.terms.ce);
   EXPECT_EQ(alone.terms.total, alone.terms.ce);

@@ -110,6 +110,17 @@ TEST_F(Resume, TheUndisturbedRunHasEveryStepOnce) {
 TEST_F(Resume, RecomputingActivationsChangesNoBit) {
   ASSERT_EQ(run(words_of("recomputed", {"train.recompute=blocks"}), 2).code, 0);
   expect_same_bits("recomputed");
+  ASSERT_EQ(run(words_of("mlp", {"train.recompute=mlp", "train.recompute_every=2", "optimizer.offload=cpu"}), 2).code,
+            0);
+  expect_same_bits("mlp");
+}
+
+// The weights are there, the update does not fit any more.
+TEST_F(Resume, ALimitOfMemoryEndsWithWhatWouldFit) {
+  const ProgramResult found = run(words_of("limited", {"run.memory_limit=1MiB"}));
+  EXPECT_EQ(found.code, 1);
+  EXPECT_NE(found.err.find("out of memory: asked for"), std::string::npos) << found.err;
+  EXPECT_NE(found.err.find("expected a smaller batch.micro"), std::string::npos) << found.err;
 }
 
 // Threads and depth of the loader change nothing either.

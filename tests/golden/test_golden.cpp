@@ -57,7 +57,7 @@ class GoldenStep {
     set_attention_backend(golden_->student_model, dnn);
     return true;
   }
-  void run(bool recompute) {
+  void run(RecomputeSpec recompute) {
     models_.recompute = recompute;
     step_losses();
     gradients();
@@ -227,9 +227,9 @@ class GoldenStep {
 void run_all(Context& ctx, DType dtype, const Bounds& bounds) {
   for (const std::string& dir : golden_dirs()) {
     SCOPED_TRACE(dir);
-    for (const bool recompute : {false, true}) {
-      SCOPED_TRACE(recompute ? "recompute" : "keep");
-      GoldenStep(ctx, dir, dtype, bounds).run(recompute);
+    for (const Recompute what : {Recompute::none, Recompute::mlp, Recompute::mixers, Recompute::blocks}) {
+      SCOPED_TRACE(cat("recompute mode ", static_cast<int>(what)));
+      GoldenStep(ctx, dir, dtype, bounds).run({what});
     }
     GoldenStep(ctx, dir, dtype, bounds).menu();
   }
@@ -247,10 +247,10 @@ TEST(GoldenCuda, Bf16ByCudnn) {
   int cases = 0;
   for (const std::string& dir : golden_dirs()) {
     SCOPED_TRACE(dir);
-    for (const bool recompute : {false, true}) {
+    for (const Recompute what : {Recompute::none, Recompute::blocks}) {
       GoldenStep step(*ctx, dir, DType::bf16, kBf16);
       if (!step.use(dnn)) continue;
-      step.run(recompute);
+      step.run({what});
       ++cases;
     }
   }

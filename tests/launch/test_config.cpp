@@ -297,6 +297,23 @@ TEST(Config, ResumeNamesEveryKeyThatMustNotChange) {
   check_resumable(a, parse_config(kDistill, "c.yaml", {"train.keep=9", "batch.micro=2", "device=cpu"}), "RUN");
 }
 
+TEST(Config, SizesOfMemory) {
+  const auto limit = [](const std::string& text) {
+    return parse_config(kDistill, "c.yaml", {"run.memory_limit=" + text}).run.memory_limit.bytes;
+  };
+  EXPECT_EQ(limit("22GiB"), int64_t{22} << 30);
+  EXPECT_EQ(limit("1536MiB"), int64_t{3} << 29);
+  EXPECT_EQ(limit("1000"), 1000);
+  const RunConfig config = parse_config(kDistill, "c.yaml", {"run.memory_limit=1536MiB"});
+  EXPECT_NE(config_yaml(config).find("memory_limit: 1536MiB"), std::string::npos) << config_yaml(config);
+  for (const char* bad : {"22GB", "-1", "GiB", "1.5GiB", "9999999999TiB"}) {
+    const std::string set = std::string("run.memory_limit=") + bad;
+    EXPECT_NE(error_of([&] { parse_config(kDistill, "c.yaml", {set}); }).find("expected a size like 22GiB"),
+              std::string::npos)
+        << bad;
+  }
+}
+
 TEST(Config, ReferenceFileListsEveryKey) {
   const std::string path = std::string(MATVLM_SOURCE_DIR) + "/configs/reference.yaml";
   const std::string text = read_file(path);
