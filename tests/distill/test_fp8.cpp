@@ -73,7 +73,7 @@ struct Curve {
 Curve train(const TinyModels& models, bool recompute = false) {
   const auto comms = make_local_comms(1);
   Trainer::Setup setup = tiny_setup(ctx(), *comms[0], *comms[0], models, LossConfig());
-  setup.models.recompute = recompute;
+  if (recompute) setup.models.recompute = {Recompute::blocks, 1};
   setup.optimizer.lr = 3e-3;
   setup.optimizer.clip = 1.0;
   Trainer trainer(setup);
