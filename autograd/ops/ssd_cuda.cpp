@@ -8,7 +8,9 @@ namespace matvlm {
 
 template <class E>
 void ssd_forward_cuda(Context& ctx, const SsdArgs<E, float>& a) {
-  if (a.longest <= kSsdStepTokens || a.every != nullptr) return ssd_step_cuda(ctx, a);
+  // Only what decodes goes token after token: in training a short sample has to get the same bits alone and in a row.
+  const bool carried = a.initial != nullptr || a.final_state != nullptr;
+  if (a.every != nullptr || (carried && a.longest <= kSsdStepTokens)) return ssd_step_cuda(ctx, a);
   if constexpr (std::is_same_v<E, bf16>) {
     if (ssd_chunk_applies(ctx, a, false)) return ssd_chunk_forward(ctx, a);
   }

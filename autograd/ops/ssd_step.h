@@ -5,7 +5,8 @@
 
 namespace matvlm {
 
-// Sequences up to this length are better off with ssd_step_cuda than with a kernel that works on chunks of tokens.
+// Sequences with carried states up to this length are better off with ssd_step_cuda than with a kernel that works on
+// chunks of tokens.
 constexpr int64_t kSsdStepTokens = 16;
 
 // The forward op of ssd.h, token after token, for P and N up to kSsdMaxCudaWidth and sequences of any length. Reads
