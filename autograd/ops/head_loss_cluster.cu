@@ -12,7 +12,6 @@ namespace {
 constexpr int kCluster = 8;
 constexpr int kWidth = 4;  // logits of a pack: 16 bytes
 constexpr int kMaxWarps = 20;
-constexpr unsigned kAll = 0xffffffffU;
 
 // Sums of a row against its largest logit, per block of the cluster.
 struct Exchange {
@@ -23,6 +22,8 @@ struct Exchange {
 };
 
 #ifdef MATVLM_SM90A
+
+constexpr unsigned kAll = 0xffffffffU;
 
 __device__ void cluster_sync() {
   asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
