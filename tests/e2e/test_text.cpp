@@ -117,8 +117,8 @@ TEST_F(TextPipeline, DistillingBringsTheStudentToItsTeacher) {
   const Json same = perplexity("teacher");
   EXPECT_EQ(same.at("kl").as_double(), 0.0);
   EXPECT_EQ(same.at("agreement").as_double(), 1.0);
-  // Beside a teacher the head runs on all positions, alone on those with labels: products of another number of rows, which
-  // OpenBLAS may round otherwise in the last place.
+  // Beside a teacher the head runs on all positions, alone on those with labels: products of another number of rows,
+  // which OpenBLAS may round otherwise in the last place.
   EXPECT_NEAR(same.at("ratio").as_double(), 1.0, 1e-6);
 }
 
