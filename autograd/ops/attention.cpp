@@ -3,6 +3,7 @@
 
 #include <omp.h>
 
+#include "autograd/ops/attention_args.h"
 #include "autograd/ops/attention_cpu.h"
 #include "core/dispatch.h"
 
@@ -12,20 +13,8 @@ namespace {
 template <class T>
 AttentionForwardArgs<T, float> forward_args(const AttentionShape& shape, const AttentionRanges& ranges, const Tensor& q,
                                             const Tensor& k, const Tensor& v, const Tensor& out, const Tensor& lse) {
-  AttentionForwardArgs<T, float> a;
-  a.shape = shape;
+  AttentionForwardArgs<T, float> a = attention_forward_args<T>(shape, q, k, v, out, lse);
   a.ranges = ranges;
-  a.tokens = q.rows();
-  a.kv_rows = k.rows();
-  a.q = q.data<T>();
-  a.k = k.data<T>();
-  a.v = v.data<T>();
-  a.out = out.data<T>();
-  a.q_stride = q.row_stride();
-  a.k_stride = k.row_stride();
-  a.v_stride = v.row_stride();
-  a.out_stride = out.row_stride();
-  a.lse = lse.defined() ? lse.data<float>() : nullptr;
   return a;
 }
 

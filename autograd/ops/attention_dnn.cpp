@@ -4,29 +4,12 @@
 #include <algorithm>
 
 #include "autograd/ops/add.h"
+#include "autograd/ops/attention_args.h"
 
 namespace matvlm {
 namespace {
 
 constexpr int64_t kPadding = 128;  // lengths that differ count as multiples of this, so that plans are few
-
-AttentionForwardArgs<bf16, float> forward_args(const AttentionShape& shape, const Tensor& q, const Tensor& k,
-                                               const Tensor& v, const Tensor& out, const Tensor& lse) {
-  AttentionForwardArgs<bf16, float> a;
-  a.shape = shape;
-  a.tokens = q.rows();
-  a.kv_rows = k.rows();
-  a.q = q.data<bf16>();
-  a.k = k.data<bf16>();
-  a.v = v.data<bf16>();
-  a.out = out.data<bf16>();
-  a.q_stride = q.row_stride();
-  a.k_stride = k.row_stride();
-  a.v_stride = v.row_stride();
-  a.out_stride = out.row_stride();
-  a.lse = lse.defined() ? lse.data<float>() : nullptr;
-  return a;
-}
 
 // Where cuDNN writes a gradient: the place where it belongs if nothing is there yet, else a tensor of its own, which is
 // added, or dropped if nobody wants it.
@@ -57,7 +40,7 @@ void backward(Graph& g, const Saved& s, const Tensor& grad_output) {
   Context& ctx = g.ctx();
   const Gradient dq(g, s.q), dk(g, s.k), dv(g, s.v);
   AttentionBackwardArgs<bf16, float> a;
-  a.forward = forward_args(s.shape, s.q.value(), s.k.value(), s.v.value(), s.out, s.lse);
+  a.forward = attention_forward_args<bf16>(s.shape, s.q.value(), s.k.value(), s.v.value(), s.out, s.lse);
   a.grad_out = grad_output.data<bf16>();
   a.grad_out_stride = grad_output.row_stride();
   a.dq = dq.written.data<bf16>();
@@ -101,7 +84,8 @@ Var attention_dnn(Graph& g, const std::shared_ptr<DnnAttention>& dnn, const Atte
     lse = Tensor::empty(ctx, {rows.batch, shape.heads, rows.length}, DType::f32);
   }
   if (tokens > 0) {
-    attention_forward_dnn(ctx, *dnn, *lens, forward_args(shape, q.value(), k.value(), v.value(), out, lse));
+    attention_forward_dnn(ctx, *dnn, *lens,
+                          attention_forward_args<bf16>(shape, q.value(), k.value(), v.value(), out, lse));
   }
   const Saved saved{dnn, shape, q, k, v, lens, out, lse};
   return g.node(out, {q, k, v}, {}, [saved](Graph& graph, const Tensor& grad_output) {
