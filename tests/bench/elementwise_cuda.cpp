@@ -14,33 +14,11 @@
 #include "autograd/ops/reduce_device.h"
 #include "autograd/ops/rms_norm.h"
 #include "autograd/ops/rotary.h"
+#include "tests/bench/bandwidth.cuh"
 #include "tests/bench/copy.h"
-#include "tests/bench/timing.cuh"
 
 namespace matvlm::bench {
 namespace {
-
-Tensor random(Context& ctx, Shape shape, DType dtype, double scale = 1.0) {
-  Tensor t = Tensor::empty(ctx, std::move(shape), dtype);
-  fill_random(ctx, t, scale);
-  return t;
-}
-
-struct Bench {
-  Context& ctx;
-  double copy_gb_s;
-
-  // run(i) uses buffer set i.
-  template <class F>
-  void report(const char* op, const std::string& shape, DType dtype, int64_t bytes, int sets, F&& run) const {
-    const double ms = median_ms(ctx, sets, run);
-    const double gb_s = static_cast<double>(bytes) / ms * 1e-6;
-    std::printf("%-24s %-22s %-5s %9.4f %9.1f %8.0f %6.1f %%\n", op, shape.c_str(),
-                std::string(dtype_name(dtype)).c_str(), ms, static_cast<double>(bytes) * 1e-6, gb_s,
-                100 * gb_s / copy_gb_s);
-    std::fflush(stdout);
-  }
-};
 
 // Matrices of one shape, one of each name for every buffer set.
 template <class T>
@@ -61,7 +39,7 @@ struct Sets {
 std::string size_of(int64_t rows, int64_t cols) { return cat(rows, " x ", cols); }
 
 template <class T>
-void bench_norms(const Bench& bench, int64_t rows, int64_t cols) {
+void bench_norms(const BandwidthTable& bench, int64_t rows, int64_t cols) {
   Context& ctx = bench.ctx;
   const auto matrix = rows * cols * static_cast<int64_t>(sizeof(T));
   const std::string shape = size_of(rows, cols);
@@ -112,7 +90,7 @@ void bench_norms(const Bench& bench, int64_t rows, int64_t cols) {
 }
 
 template <class T>
-void bench_maps(const Bench& bench) {
+void bench_maps(const BandwidthTable& bench) {
   Context& ctx = bench.ctx;
   constexpr auto kSize = static_cast<int64_t>(sizeof(T));
   {
@@ -167,7 +145,7 @@ void bench_maps(const Bench& bench) {
 }
 
 template <class T>
-void bench_layer_rows(const Bench& bench) {
+void bench_layer_rows(const BandwidthTable& bench) {
   Context& ctx = bench.ctx;
   const int64_t rows = 4096, cols = 2560;
   const Sets<T> sets(ctx, rows, cols, 3);
@@ -192,7 +170,7 @@ void bench_layer_rows(const Bench& bench) {
 
 // One tile, as the fused head has it: float32 logits in, the gradient in G out.
 template <class G>
-void bench_head_rows(const Bench& bench, int64_t rows, int64_t vocab) {
+void bench_head_rows(const BandwidthTable& bench, int64_t rows, int64_t vocab) {
   Context& ctx = bench.ctx;
   const int64_t bytes = rows * vocab * (8 + static_cast<int64_t>(sizeof(G)));
   const int sets = buffer_sets(bytes);
@@ -245,7 +223,7 @@ void bench_head_rows(const Bench& bench, int64_t rows, int64_t vocab) {
 }
 
 // A tenth of the published run's 272.6 M trained elements: enough to leave the cache behind.
-void bench_optimizer(const Bench& bench) {
+void bench_optimizer(const BandwidthTable& bench) {
   Context& ctx = bench.ctx;
   ParameterStore store;
   for (int i = 0; i < 2; ++i) {
@@ -270,7 +248,7 @@ void bench_optimizer(const Bench& bench) {
 int run() {
   const auto ctx = make_cuda_context(0);
   const std::vector<CopyResult> copies = copy_bandwidths(*ctx);
-  const Bench bench{*ctx, copies.front().gb_s};
+  const BandwidthTable bench{*ctx, copies.front().gb_s, 24, 22};
   std::printf("%s\n", ctx->description().c_str());
   for (const CopyResult& c : copies) std::printf("copy: %.0f GB/s read and written (%s)\n", c.gb_s, c.name);
   std::printf("%-24s %-22s %-5s %9s %9s %8s %8s\n", "op", "shape", "dtype", "ms", "MB", "GB/s", "of copy");

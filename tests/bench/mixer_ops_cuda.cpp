@@ -8,32 +8,11 @@
 #include "autograd/ops/gated_rms_norm.h"
 #include "autograd/ops/ssd_step.h"
 #include "autograd/seqlens.h"
+#include "tests/bench/bandwidth.cuh"
 #include "tests/bench/copy.h"
-#include "tests/bench/timing.cuh"
 
 namespace matvlm::bench {
 namespace {
-
-struct Bench {
-  Context& ctx;
-  double copy_gb_s;
-
-  template <class F>
-  void report(const char* op, const std::string& shape, DType dtype, int64_t bytes, int sets, F&& run) const {
-    const double ms = median_ms(ctx, sets, run);
-    const double gb_s = static_cast<double>(bytes) / ms * 1e-6;
-    std::printf("%-18s %-38s %-5s %9.4f %9.1f %8.0f %6.1f %%\n", op, shape.c_str(),
-                std::string(dtype_name(dtype)).c_str(), ms, static_cast<double>(bytes) * 1e-6, gb_s,
-                100 * gb_s / copy_gb_s);
-    std::fflush(stdout);
-  }
-};
-
-Tensor random(Context& ctx, Shape shape, DType dtype, double scale = 1.0) {
-  Tensor t = Tensor::empty(ctx, std::move(shape), dtype);
-  fill_random(ctx, t, scale);
-  return t;
-}
 
 SeqlensPtr equal_sequences(Context& ctx, int64_t batch, int64_t length) {
   std::vector<int64_t> cu;
@@ -93,7 +72,7 @@ struct ConvSet {
 };
 
 template <class E>
-void bench_conv(const Bench& bench, const ConvShape& s) {
+void bench_conv(const BandwidthTable& bench, const ConvShape& s) {
   Context& ctx = bench.ctx;
   constexpr auto kSize = static_cast<int64_t>(sizeof(E));
   const SeqlensPtr lens = equal_sequences(ctx, s.batch, s.length);
@@ -163,7 +142,7 @@ struct NormSet {
 };
 
 template <class E>
-void bench_norm(const Bench& bench, const NormShape& s) {
+void bench_norm(const BandwidthTable& bench, const NormShape& s) {
   Context& ctx = bench.ctx;
   constexpr auto kSize = static_cast<int64_t>(sizeof(E));
   const int64_t matrix = s.tokens * s.channels * kSize;
@@ -231,7 +210,7 @@ struct StepSet {
 };
 
 template <class E>
-void bench_step(const Bench& bench, const StepShape& step) {
+void bench_step(const BandwidthTable& bench, const StepShape& step) {
   Context& ctx = bench.ctx;
   const SsdShape& s = step.shape;
   const SeqlensPtr lens = equal_sequences(ctx, step.batch, step.length);
@@ -249,7 +228,7 @@ void bench_step(const Bench& bench, const StepShape& step) {
 }
 
 template <class E>
-void bench_all(const Bench& bench) {
+void bench_all(const BandwidthTable& bench) {
   // The rows of the input projection: z, x B C, dt.
   for (const ConvShape& s : {ConvShape{"MaTVLM", 4, 1428, 7680, 10272, 2560},
                              {"MaTVLM", 2, 4096, 7680, 10272, 2560},
@@ -276,7 +255,7 @@ void bench_all(const Bench& bench) {
 int run() {
   const auto ctx = make_cuda_context(0);
   const std::vector<CopyResult> copies = copy_bandwidths(*ctx);
-  const Bench bench{*ctx, copies.front().gb_s};
+  const BandwidthTable bench{*ctx, copies.front().gb_s, 18, 38};
   std::printf("%s\n", ctx->description().c_str());
   for (const CopyResult& c : copies) std::printf("copy: %.0f GB/s read and written (%s)\n", c.gb_s, c.name);
   std::printf("%-18s %-38s %-5s %9s %9s %8s %8s\n", "op", "shape", "dtype", "ms", "MB", "GB/s", "of copy");
