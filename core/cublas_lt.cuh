@@ -54,17 +54,17 @@ struct AlgorithmLimits {
   bool split_k = true;
 };
 
-// The heuristic's first algorithm within the context's workspace; false when it has none.
-inline bool find_algorithm(CudaContext& cuda, const MatmulDesc& desc, const Layout& a, const Layout& b, const Layout& c,
-                           const AlgorithmLimits& limits, cublasLtMatmulAlgo_t& algorithm) {
+// What the heuristic proposes within `workspace` bytes, at most `most` results, best first; returns how many.
+inline int find_algorithms(CudaContext& cuda, const MatmulDesc& desc, const Layout& a, const Layout& b, const Layout& c,
+                           const AlgorithmLimits& limits, int64_t workspace, int most,
+                           cublasLtMatmulHeuristicResult_t* results) {
   cublasLtMatmulPreference_t raw = nullptr;
   MATVLM_BLAS_CHECK(cublasLtMatmulPreferenceCreate(&raw));
   const Preference preference(raw);
   const auto set = [&](cublasLtMatmulPreferenceAttributes_t attribute, const auto& value) {
     MATVLM_BLAS_CHECK(cublasLtMatmulPreferenceSetAttribute(raw, attribute, &value, sizeof(value)));
   };
-  set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-      static_cast<uint64_t>(limits.split_k ? CudaContext::kWorkspaceBytes : 0));
+  set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<uint64_t>(limits.split_k ? workspace : 0));
   // Split-K through the workspace is summed in a fixed order; INPLACE sums by atomics in the output and would not give
   // the same bits twice.
   const uint32_t split = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE | CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE;
@@ -74,12 +74,19 @@ inline bool find_algorithm(CudaContext& cuda, const MatmulDesc& desc, const Layo
   set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, limits.align_b);
   set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, limits.align_c);
   set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, limits.align_c);
-  cublasLtMatmulHeuristicResult_t result{};
   int count = 0;
   const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(cuda.blas(), desc.get(), a.get(), b.get(), c.get(),
-                                                               c.get(), raw, 1, &result, &count);
+                                                               c.get(), raw, most, results, &count);
+  return status == CUBLAS_STATUS_SUCCESS ? count : 0;
+}
+
+// The heuristic's first algorithm within the context's workspace; false when it has none.
+inline bool find_algorithm(CudaContext& cuda, const MatmulDesc& desc, const Layout& a, const Layout& b, const Layout& c,
+                           const AlgorithmLimits& limits, cublasLtMatmulAlgo_t& algorithm) {
+  cublasLtMatmulHeuristicResult_t result{};
+  const int count = find_algorithms(cuda, desc, a, b, c, limits, CudaContext::kWorkspaceBytes, 1, &result);
   algorithm = result.algo;
-  return status == CUBLAS_STATUS_SUCCESS && count > 0 && result.state == CUBLAS_STATUS_SUCCESS;
+  return count > 0 && result.state == CUBLAS_STATUS_SUCCESS;
 }
 
 }  // namespace matvlm

@@ -1,6 +1,6 @@
 // Matrix products, row-major with row strides: C[m,n] = alpha * op(A)[m,k] * op(B)[k,n] + beta * C, op = transpose or
-// not. CPU: OpenBLAS (gemm.cpp). CUDA: cuBLASLt (gemm_cuda.cpp). Same inputs, same bits: algorithms are chosen by the
-// library's heuristic from the shape, never by timing.
+// not. CPU: OpenBLAS (gemm.cpp). CUDA: cuBLASLt (gemm_cuda.cpp). Same inputs, same bits: algorithms are chosen from
+// the shape, by a table (gemm_choice.h) or the library's heuristic, never by timing at run time.
 #pragma once
 
 #include <complex>
