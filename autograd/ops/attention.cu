@@ -1,7 +1,6 @@
-// Attention forward on a GPU for float32 (and bf16 where the tensor cores cannot be used): a block does 64 queries of
-// one head and walks over tiles of 64 keys with a running maximum and sum (online softmax, Milakov & Gimelshein 2018;
-// tiling as in FlashAttention, Dao et al. 2022). All arithmetic is float32 on the CUDA cores; elements are converted
-// when a tile is loaded.
+// Attention forward on a GPU for float32: a block does 64 queries of one head and walks over tiles of 64 keys with a
+// running maximum and sum (online softmax, Milakov & Gimelshein 2018; tiling as in FlashAttention, Dao et al. 2022).
+// All arithmetic is float32 on the CUDA cores.
 #include <cmath>
 
 #include "autograd/ops/attention_device.h"
@@ -64,8 +63,8 @@ struct OnlineSoftmax {
   }
 };
 
-template <class T, int kChunks>
-__global__ void __launch_bounds__(kThreads, 2) forward_kernel(AttentionForwardArgs<T, float> a) {
+template <int kChunks>
+__global__ void __launch_bounds__(kThreads, 2) forward_kernel(AttentionForwardArgs<float, float> a) {
   extern __shared__ float4 shared_memory[];
   const Sequence sequence(a.ranges, a.shape.causal);
   // Causal rows grow with the query, and blocks start in order: the long ones first.
@@ -123,16 +122,13 @@ __global__ void __launch_bounds__(kThreads, 2) forward_kernel(AttentionForwardAr
 
 }  // namespace
 
-template <class T>
-void forward_plain(Context& ctx, const AttentionForwardArgs<T, float>& args) {
+void forward_plain(Context& ctx, const AttentionForwardArgs<float, float>& args) {
   const dim3 grid = attention_grid(args.ranges, args.ranges.longest_q, kRows, args.shape.heads);
   if (grid.x == 0 || grid.z == 0) return;
   const int64_t floats = (kRows + kKeys) * tile_stride(static_cast<int>(args.shape.head_dim)) + kRows * kWeightStride;
   dispatch_chunks(args.shape.head_dim,
-                  [&](auto chunks) { launch(ctx, forward_kernel<T, decltype(chunks)::value>, grid, floats, args); });
+                  [&](auto chunks) { launch(ctx, forward_kernel<decltype(chunks)::value>, grid, floats, args); });
 }
-template void forward_plain<float>(Context&, const AttentionForwardArgs<float, float>&);
-template void forward_plain<bf16>(Context&, const AttentionForwardArgs<bf16, float>&);
 
 }  // namespace attention_kernels
 }  // namespace matvlm

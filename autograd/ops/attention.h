@@ -71,7 +71,8 @@ struct AttentionBackwardArgs {
   bool accumulate_dv = false;
 };
 
-// CUDA launchers, T = float or bf16; P a multiple of 4, at most 128. The CPU ops are in attention_cpu.h.
+// CUDA launchers, T = float or bf16; P a multiple of 4, at most 128; bf16 needs compute capability 8.0 and a scale over
+// 0, Error without. The CPU ops are in attention_cpu.h.
 template <class T>
 void attention_forward_cuda(Context& ctx, const AttentionForwardArgs<T, float>& args);
 template <class T>

@@ -1,7 +1,6 @@
-// Attention backward on a GPU for float32 (and bf16 where the tensor cores cannot be used). Probabilities are
-// recomputed from the saved log-sum-exp. One kernel over query tiles makes dq, one over key tiles makes dk and dv and
-// adds the query heads of a key head in order: no atomics, same bits every time. All arithmetic is float32 on the CUDA
-// cores.
+// Attention backward on a GPU for float32. Probabilities are recomputed from the saved log-sum-exp. One kernel over
+// query tiles makes dq, one over key tiles makes dk and dv and adds the query heads of a key head in order: no atomics,
+// same bits every time. All arithmetic is float32 on the CUDA cores.
 #include <cmath>
 
 #include "autograd/ops/attention_device.h"
@@ -15,10 +14,10 @@ constexpr int kColumns = 32;  // keys (dq) or queries (dk, dv) of the other side
 constexpr int kOwnColumns = kColumns / kGrid;
 constexpr int kWeightStride = tile_stride(kColumns);
 
-template <class T, int kChunks>
-__global__ void __launch_bounds__(kThreads, 2) dq_kernel(AttentionBackwardArgs<T, float> a) {
+template <int kChunks>
+__global__ void __launch_bounds__(kThreads, 2) dq_kernel(AttentionBackwardArgs<float, float> a) {
   extern __shared__ float4 shared_memory[];
-  const AttentionForwardArgs<T, float>& f = a.forward;
+  const AttentionForwardArgs<float, float>& f = a.forward;
   const Sequence sequence(f.ranges, f.shape.causal);
   // Causal rows grow with the query, and blocks start in order: the long ones first.
   const int64_t first = static_cast<int64_t>(gridDim.x - 1 - blockIdx.x) * kRows;
@@ -76,10 +75,10 @@ __global__ void __launch_bounds__(kThreads, 2) dq_kernel(AttentionBackwardArgs<T
 }
 
 // dk and dv of 64 keys of one key head.
-template <class T, int kChunks>
-__global__ void __launch_bounds__(kThreads, 2) dkv_kernel(AttentionBackwardArgs<T, float> a) {
+template <int kChunks>
+__global__ void __launch_bounds__(kThreads, 2) dkv_kernel(AttentionBackwardArgs<float, float> a) {
   extern __shared__ float4 shared_memory[];
-  const AttentionForwardArgs<T, float>& f = a.forward;
+  const AttentionForwardArgs<float, float>& f = a.forward;
   const Sequence sequence(f.ranges, f.shape.causal);
   const int64_t first = static_cast<int64_t>(blockIdx.x) * kRows;
   if (first >= sequence.keys) return;
@@ -156,8 +155,7 @@ __global__ void __launch_bounds__(kThreads, 2) dkv_kernel(AttentionBackwardArgs<
 
 }  // namespace
 
-template <class T>
-void backward_plain(Context& ctx, const AttentionBackwardArgs<T, float>& args) {
+void backward_plain(Context& ctx, const AttentionBackwardArgs<float, float>& args) {
   const AttentionShape& shape = args.forward.shape;
   const AttentionRanges& ranges = args.forward.ranges;
   const int64_t floats = 2 * (kRows + kColumns) * tile_stride(static_cast<int>(shape.head_dim)) + kRows * kWeightStride;
@@ -166,13 +164,11 @@ void backward_plain(Context& ctx, const AttentionBackwardArgs<T, float>& args) {
   if (ranges.batch == 0) return;
   dispatch_chunks(shape.head_dim, [&](auto chunks) {
     constexpr int kChunks = decltype(chunks)::value;
-    if (args.dq != nullptr && q_grid.x > 0) launch(ctx, dq_kernel<T, kChunks>, q_grid, floats, args);
+    if (args.dq != nullptr && q_grid.x > 0) launch(ctx, dq_kernel<kChunks>, q_grid, floats, args);
     const bool keys = args.dk != nullptr || args.dv != nullptr;
-    if (keys && k_grid.x > 0) launch(ctx, dkv_kernel<T, kChunks>, k_grid, floats, args);
+    if (keys && k_grid.x > 0) launch(ctx, dkv_kernel<kChunks>, k_grid, floats, args);
   });
 }
-template void backward_plain<float>(Context&, const AttentionBackwardArgs<float, float>&);
-template void backward_plain<bf16>(Context&, const AttentionBackwardArgs<bf16, float>&);
 
 }  // namespace attention_kernels
 }  // namespace matvlm

@@ -27,6 +27,11 @@ bool on_tensor_cores(Context& ctx, const AttentionShape& shape) {
   return ctx.cuda()->compute_capability() >= 80 && shape.scale > 0;
 }
 
+void check_tensor_cores(Context& ctx, const AttentionShape& shape) {
+  check(on_tensor_cores(ctx, shape), "[attention] in bf16 on a GPU: found compute capability ",
+        ctx.cuda()->compute_capability(), " and scale ", shape.scale, ", expected 80 or newer and a scale over 0");
+}
+
 bool aligned(const bf16* data, int64_t stride) {
   return reinterpret_cast<uintptr_t>(data) % 16 == 0 && stride % 8 == 0;
 }
@@ -63,7 +68,7 @@ void attention_forward_cuda(Context& ctx, const AttentionForwardArgs<float, floa
 template <>
 void attention_forward_cuda(Context& ctx, const AttentionForwardArgs<bf16, float>& args) {
   check_head_dim(args.shape);
-  if (!on_tensor_cores(ctx, args.shape)) return forward_plain(ctx, args);
+  check_tensor_cores(ctx, args.shape);
   const bool hopper = on_hopper(ctx, args);
   dispatch_width(args.shape.head_dim, [&](auto width) {
     constexpr int kWidth = decltype(width)::value;
@@ -98,7 +103,7 @@ template <>
 void attention_backward_cuda(Context& ctx, const AttentionBackwardArgs<bf16, float>& args) {
   check_head_dim(args.forward.shape);
   row_deltas(ctx, args);
-  if (!on_tensor_cores(ctx, args.forward.shape)) return backward_plain(ctx, args);
+  check_tensor_cores(ctx, args.forward.shape);
   const bool hopper = on_hopper(ctx, args.forward) && aligned(args.grad_out, args.grad_out_stride);
   dispatch_width(args.forward.shape.head_dim, [&](auto width) {
     constexpr int kWidth = decltype(width)::value;

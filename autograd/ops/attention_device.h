@@ -12,11 +12,9 @@ constexpr int kMaxHeadDim = 128;
 using Bf16Forward = AttentionForwardArgs<bf16, float>;
 using Bf16Backward = AttentionBackwardArgs<bf16, float>;
 
-// float32 arithmetic on the CUDA cores; float or bf16, any scale. attention.cu, attention_backward.cu
-template <class T>
-void forward_plain(Context& ctx, const AttentionForwardArgs<T, float>& args);
-template <class T>
-void backward_plain(Context& ctx, const AttentionBackwardArgs<T, float>& args);
+// float32 arithmetic on the CUDA cores, any scale. attention.cu, attention_backward.cu
+void forward_plain(Context& ctx, const AttentionForwardArgs<float, float>& args);
+void backward_plain(Context& ctx, const AttentionBackwardArgs<float, float>& args);
 
 // a.delta; every backward needs it first. attention_delta.cu
 template <class T>

@@ -1,5 +1,5 @@
-// What the attention kernels share: float32 tiles in shared memory and products of them by 256 threads, a 16 x 16 grid
-// in which thread (ty, tx) owns the rows 4 ty + i and the columns tx + 16 j of the result.
+// What the float32 attention kernels share: float32 tiles in shared memory and products of them by 256 threads, a 16 x
+// 16 grid in which thread (ty, tx) owns the rows 4 ty + i and the columns tx + 16 j of the result.
 #pragma once
 
 #include <cstdint>
@@ -21,14 +21,14 @@ constexpr int kOwnRows = 4;  // of them, rows of one thread
 __host__ __device__ constexpr int tile_stride(int n) { return ((n / 4) | 1) * 4; }
 
 // Rows 0 ... kCount - 1 of a [., p] matrix into a tile; rows from `valid` on become 0.
-template <int kCount, class T>
-__device__ void load_tile(float* tile, const T* src, int64_t src_stride, int64_t valid, int p) {
+template <int kCount>
+__device__ void load_tile(float* tile, const float* src, int64_t src_stride, int64_t valid, int p) {
   const int stride = tile_stride(p);
-  const int lane = threadIdx.x % 32;
+#pragma unroll 1  // for the compiler's time: the rows below are what is in flight
+  for (int d = threadIdx.x % 32; d < p; d += 32) {
 #pragma unroll 4
-  for (int row = threadIdx.x / 32; row < kCount; row += kThreads / 32) {
-    for (int d = lane; d < p; d += 32) {
-      tile[row * stride + d] = row < valid ? static_cast<float>(src[row * src_stride + d]) : 0.0F;
+    for (int row = threadIdx.x / 32; row < kCount; row += kThreads / 32) {
+      tile[row * stride + d] = row < valid ? src[row * src_stride + d] : 0.0F;
     }
   }
 }
@@ -96,8 +96,8 @@ __device__ void multiply_by_columns(const float* w, const float* x, int p, float
 }
 
 // Writes a thread's part of a result tile of p columns; rows from `valid` on are left out.
-template <class T, int kChunks>
-__device__ void store_result(T* dst, int64_t dst_stride, int64_t valid, int p, bool accumulate,
+template <int kChunks>
+__device__ void store_result(float* dst, int64_t dst_stride, int64_t valid, int p, bool accumulate,
                              const float (&result)[kOwnRows][kChunks]) {
 #pragma unroll
   for (int i = 0; i < kOwnRows; ++i) {
@@ -107,8 +107,8 @@ __device__ void store_result(T* dst, int64_t dst_stride, int64_t valid, int p, b
     for (int c = 0; c < kChunks; ++c) {
       const int column = threadIdx.x % kGrid + c * kGrid;
       if (column >= p) continue;
-      T& target = dst[row * dst_stride + column];
-      target = static_cast<T>(accumulate ? static_cast<float>(target) + result[i][c] : result[i][c]);
+      float& target = dst[row * dst_stride + column];
+      target = accumulate ? target + result[i][c] : result[i][c];
     }
   }
 }
@@ -136,7 +136,6 @@ template <class F>
 void dispatch_chunks(int64_t head_dim, F&& f) {
   const int64_t chunks = (head_dim + kGrid - 1) / kGrid;
   if (chunks <= 2) return f(std::integral_constant<int, 2>{});
-  if (chunks == 3) return f(std::integral_constant<int, 3>{});
   if (chunks == 4) return f(std::integral_constant<int, 4>{});
   if (chunks == 5) return f(std::integral_constant<int, 5>{});
   f(std::integral_constant<int, 8>{});
