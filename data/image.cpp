@@ -15,12 +15,18 @@ namespace {
 
 constexpr std::array<uint8_t, 8> kPngSignature = {0x89, 'P', 'N', 'G', '\r', '\n', 0x1A, '\n'};
 constexpr std::array<uint8_t, 3> kJpegSignature = {0xFF, 0xD8, 0xFF};
+constexpr std::array<uint8_t, 4> kRiffSignature = {'R', 'I', 'F', 'F'};
+constexpr std::array<uint8_t, 4> kWebpForm = {'W', 'E', 'B', 'P'};  // behind RIFF and its size
 
 // A file cut inside its signature still counts as that format, so that the message says truncated.
 template <size_t n>
 bool starts_like(std::span<const uint8_t> bytes, const std::array<uint8_t, n>& signature) {
   return std::equal(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(std::min(bytes.size(), n)),
                     signature.begin());
+}
+
+bool is_webp(std::span<const uint8_t> bytes) {
+  return starts_like(bytes, kRiffSignature) && starts_like(bytes.subspan(std::min<size_t>(bytes.size(), 8)), kWebpForm);
 }
 
 std::string first_bytes(std::span<const uint8_t> bytes) {
@@ -59,11 +65,12 @@ class Tiff {
 }  // namespace
 
 Image decode_image(std::span<const uint8_t> bytes, const std::string& source) {
-  check(!bytes.empty(), source, ": the picture is empty (0 bytes); expected PNG or JPEG data");
+  check(!bytes.empty(), source, ": the picture is empty (0 bytes); expected PNG, JPEG or WebP data");
   if (starts_like(bytes, kPngSignature)) return decode_png(bytes, source);
   if (starts_like(bytes, kJpegSignature)) return decode_jpeg(bytes, source);
+  if (is_webp(bytes)) return decode_webp(bytes, source);
   fail(source, ": unknown picture format, first bytes ", first_bytes(bytes),
-       "; expected PNG (89 50 4e 47 ...) or JPEG ", "(ff d8 ff)");
+       "; expected PNG (89 50 4e 47 ...), JPEG (ff d8 ff) or WebP (RIFF....WEBP)");
 }
 
 void check_image_size(int64_t width, int64_t height, const std::string& source) {

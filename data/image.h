@@ -1,4 +1,4 @@
-// Pictures: decoding of PNG and JPEG bytes to 8-bit RGB and the vision tower's preprocessing.
+// Pictures: decoding of PNG, JPEG and WebP bytes to 8-bit RGB and the vision tower's preprocessing.
 #pragma once
 
 #include <array>
@@ -28,8 +28,9 @@ struct ImagePreprocess {
 };
 
 // Decodes PNG (all colour types and depths; transparency is left out, as by Pillow's
-// convert("RGB"), and 16 bits of grey are scaled, of which Pillow makes white) or JPEG (grey, YCbCr, CMYK; EXIF
-// orientation applied). The format is taken from the bytes, never from a file name. `source` heads the error message of
+// convert("RGB"), and 16 bits of grey are scaled, of which Pillow makes white), JPEG (grey, YCbCr, CMYK) or, where
+// libwebp was there at build time, WebP (stills; transparency left out); EXIF orientation of the latter two is applied.
+// The format is taken from the bytes, never from a file name. `source` heads the error message of
 // a truncated, empty, oversized (> 2^27 pixels) or unknown picture.
 Image decode_image(std::span<const uint8_t> bytes, const std::string& source);
 std::vector<uint8_t> encode_png(const Image& image);

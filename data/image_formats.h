@@ -1,4 +1,4 @@
-// What data/image.cpp asks of the two formats. Each lives in the one .cpp that includes its library.
+// What data/image.cpp asks of the formats. Each lives in the one .cpp that includes its library.
 #pragma once
 
 #include <cstdint>
@@ -10,9 +10,12 @@
 
 namespace matvlm {
 
-// Both throw Error headed by `source` for truncated or damaged data and for sizes that check_image_size refuses.
+// All throw Error headed by `source` for truncated or damaged data and for sizes that check_image_size refuses.
 Image decode_png(std::span<const uint8_t> bytes, const std::string& source);
 Image decode_jpeg(std::span<const uint8_t> bytes, const std::string& source);
+// Also for animations. (image_webp.cpp / image_no_webp.cpp, which refuses all)
+Image decode_webp(std::span<const uint8_t> bytes, const std::string& source);
+bool reads_webp();
 // Baseline, colours halved in both directions, as cameras write it. quality: 1 to 100.
 std::vector<uint8_t> encode_jpeg(const Image& image, int quality);
 

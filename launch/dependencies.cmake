@@ -107,6 +107,19 @@ else()
   message(STATUS "without PCRE2: tokenizers of GPT-2's, Llama 3's and Qwen 2's patterns only; it needs libpcre2-dev pkg-config")
 endif()
 
+# WebP pictures are optional.
+set(MATVLM_HAVE_WEBP FALSE)
+if(PkgConfig_FOUND)
+  pkg_check_modules(WEBP QUIET IMPORTED_TARGET libwebp>=1.0)
+endif()
+if(TARGET PkgConfig::WEBP)
+  set(MATVLM_HAVE_WEBP TRUE)
+  list(APPEND MATVLM_DATA_LIBRARIES PkgConfig::WEBP)
+  message(STATUS "found libwebp ${WEBP_VERSION}")
+else()
+  message(STATUS "without WebP pictures: they need libwebp-dev pkg-config")
+endif()
+
 # CUDA, cuDNN and NCCL are optional.
 set(MATVLM_HAVE_CUDA FALSE)
 set(MATVLM_HAVE_NCCL FALSE)

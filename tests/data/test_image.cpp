@@ -1,4 +1,4 @@
-// Decoding of PNG and JPEG against PIL's pixels, and the message of every kind of bad picture.
+// Decoding of PNG, JPEG and WebP against PIL's pixels, and the message of every kind of bad picture.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -192,10 +192,10 @@ TEST(Image, ExifOrientationTurnsTheSamePicture) {
 }
 
 TEST(Image, EmptyAndUnknown) {
-  EXPECT_EQ(message_of({}), "folder/picture: the picture is empty (0 bytes); expected PNG or JPEG data");
+  EXPECT_EQ(message_of({}), "folder/picture: the picture is empty (0 bytes); expected PNG, JPEG or WebP data");
   EXPECT_EQ(message_of({'G', 'I', 'F', '8', '9', 'a'}),
-            "folder/picture: unknown picture format, first bytes 47 49 46 38 39 61; expected PNG (89 50 4e 47 ...) or "
-            "JPEG (ff d8 ff)");
+            "folder/picture: unknown picture format, first bytes 47 49 46 38 39 61; expected PNG (89 50 4e 47 ...), "
+            "JPEG (ff d8 ff) or WebP (RIFF....WEBP)");
 }
 
 TEST(Image, EveryCutPngIsAnError) {
@@ -260,6 +260,93 @@ TEST(Image, SizesInTheHeader) {
   EXPECT_EQ(message_of(jpeg), "folder/picture: the picture is 65280 x 65280; expected at most 134217728 pixels");
   set_size(0x00, 0x00);
   EXPECT_EQ(message_of(jpeg).rfind("folder/picture: damaged JPEG: Empty JPEG image", 0), 0U) << message_of(jpeg);
+}
+
+class WebP : public ::testing::Test {
+ protected:
+  static TensorSource cases() {
+    return TensorSource::open(std::string(MATVLM_SOURCE_DIR) + "/tests/golden/image/webp.safetensors");
+  }
+  static Bytes file(const std::string& name) { return cases().read<uint8_t>(name + ".file"); }
+  void SetUp() override {
+    if (!reads_webp()) GTEST_SKIP() << "this build is without libwebp";
+  }
+};
+
+// Lossy, lossless, with transparency, every orientation (tests/golden/image/make_webp.py).
+TEST_F(WebP, AgainstPil) {
+  const TensorSource all = cases();
+  int compared = 0;
+  for (const std::string& name : all.names()) {
+    if (!name.ends_with(".rgb")) continue;
+    const std::string stem = name.substr(0, name.size() - 4);
+    const Image image = decode_image(all.read<uint8_t>(stem + ".file"), stem);
+    ASSERT_EQ((std::vector<int64_t>{image.height, image.width, 3}), all.info(name).shape) << stem;
+    EXPECT_EQ(image.rgb, all.read<uint8_t>(name)) << stem;  // both by libwebp, whose decoder is exact
+    ++compared;
+  }
+  EXPECT_EQ(compared, 14);
+}
+
+TEST_F(WebP, AnimationsAreRefused) {
+  EXPECT_EQ(message_of(file("animated")), "folder/picture: found an animated WebP, expected a single picture");
+}
+
+TEST_F(WebP, EveryCutIsAnError) {
+  for (const std::string name : {"lossy", "lossless", "lossy_alpha", "exif6"}) {
+    const Bytes whole = file(name);
+    for (size_t size = 1; size < whole.size(); ++size) {
+      const Bytes cut(whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(size));
+      ASSERT_EQ(message_of(cut),
+                "folder/picture: truncated WebP: the " + std::to_string(size) + " bytes end before the picture does")
+          << name;
+    }
+  }
+}
+
+// The container says that it ends where the file does, so the decoder has to notice.
+TEST_F(WebP, EveryCutWithACorrectedHeaderIsAnErrorOrAPicture) {
+  for (const std::string name : {"lossy", "lossless", "exif6"}) {
+    const Bytes whole = file(name);
+    int errors = 0;
+    for (size_t size = 12; size < whole.size(); ++size) {
+      Bytes cut(whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(size));
+      for (size_t i = 0; i < 4; ++i) cut[4 + i] = static_cast<uint8_t>((size - 8) >> (8 * i));
+      errors += message_of(cut).rfind("folder/picture: damaged WebP: ", 0) == 0 ? 1 : 0;
+    }
+    EXPECT_GT(errors, static_cast<int>(whole.size()) * 3 / 4) << name;  // cut in the EXIF chunk it stays a picture
+  }
+}
+
+TEST_F(WebP, DamageNeverReadsOutOfBounds) {
+  for (const std::string name : {"lossy_alpha", "lossless", "exif6"}) {
+    const Bytes whole = file(name);
+    int errors = 0;
+    for (size_t i = 0; i < whole.size(); ++i) {
+      Bytes damaged = whole;
+      damaged[i] ^= 0xFF;
+      errors += message_of(damaged) == "no error" ? 0 : 1;
+    }
+    EXPECT_GT(errors, 10) << name;
+  }
+}
+
+TEST_F(WebP, SizesInTheHeader) {
+  // A lossless header of 16384 x 16384, the largest that the format has.
+  EXPECT_EQ(message_of({'R', 'I', 'F', 'F', 18, 0, 0, 0,    'W',  'E',  'B',  'P',  'V',
+                        'P', '8', 'L', 5,   0,  0, 0, 0x2F, 0xFF, 0xFF, 0xFF, 0x0F, 0}),
+            "folder/picture: the picture is 16384 x 16384; expected at most 134217728 pixels");
+}
+
+TEST(Image, WithoutTheLibraryWebPIsRefused) {
+  if (reads_webp()) GTEST_SKIP() << "this build has libwebp";
+  EXPECT_EQ(message_of({'R', 'I', 'F', 'F', 4, 0, 0, 0, 'W', 'E', 'B', 'P'}),
+            "folder/picture: found a WebP picture, expected PNG or JPEG: this build is without libwebp (libwebp-dev)");
+}
+
+TEST(Image, OtherRiffFilesAreUnknown) {
+  EXPECT_EQ(
+      message_of({'R', 'I', 'F', 'F', 4, 0, 0, 0, 'W', 'A', 'V', 'E'}).rfind("folder/picture: unknown picture", 0), 0U);
 }
 
 TEST(Image, EncodePngChecksItsInput) {
