@@ -1,6 +1,7 @@
 // HDF5 packs, as training opens them. A pack is large and mostly padding, so the fuzzer does not give it whole: its
 // bytes are changes of a small pack that the target makes, each 4 bytes of a place and one of the new value. Places
-// count the bytes that are not zero, where the structure is; a first byte with its lowest bit set also cuts the file.
+// count the bytes that are not zero, where the structure is; a first byte with its lowest bit set also cuts the
+// file; with the next one the pack's arrays are deflated.
 #include <unistd.h>
 
 #include <cstring>
@@ -17,9 +18,9 @@ namespace {
 
 using namespace matvlm;
 
-std::string small_pack() {
+std::string small_pack(Hdf5Compression compression) {
   const std::string path = (std::filesystem::temp_directory_path() / cat("fuzz-pack-", getpid(), ".h5")).string();
-  PackWriter writer(path, false);
+  PackWriter writer(path, false, compression);
   writer.add_image("not a picture", "a.png");
   writer.add({"a", {5, -200, 6}, {-100, -100, 6}, 0, {{"<image>q", "a", "c"}}, {}});
   writer.add({"b", {7, 8}, {-100, 8}, -1, {{"q", "a", ""}, {"r", "", ""}}, {}});
@@ -36,7 +37,7 @@ std::string small_pack() {
 }
 
 struct Seed {
-  Seed() : content(small_pack()) {
+  explicit Seed(Hdf5Compression compression) : content(small_pack(compression)) {
     for (size_t i = 0; i < content.size(); ++i) {
       if (content[i] != 0) places.push_back(i);
     }
@@ -53,7 +54,8 @@ extern "C" const char* __asan_default_options() {
 }
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  static const Seed seed;
+  static const Seed plain(Hdf5Compression::none), deflated(Hdf5Compression::deflate);
+  const Seed& seed = size > 0 && (data[0] & 2) != 0 ? deflated : plain;
   std::string content = seed.content;
   const bool cut = size > 0 && (data[0] & 1) != 0;
   for (size_t at = 1; at + 5 <= size; at += 5) {
