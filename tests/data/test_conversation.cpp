@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "core/error.h"
+#include "core/json.h"
 #include "data/batch.h"
 #include "data/bpe_trainer.h"
 #include "data/conversation.h"
@@ -162,6 +163,37 @@ TEST(Conversation, CutsOfIdsAndOfTheSplicedRow) {
   first.labels = {5, 6};
   EXPECT_EQ(count_labels_after_splice(first, 4, 100), 1);  // nothing predicts the first position
   EXPECT_THROW(cut_conversation(row, 0), Error);
+}
+
+// Ids and labels of random conversations with every edge of the format, as the published template code and the cut of
+// its collator give them (tests/golden/conversation).
+TEST(Conversation, IdsAndLabelsAreThoseOfThePublishedCode) {
+  const std::string golden = std::string(MATVLM_SOURCE_DIR) + "/tests/golden/";
+  const Tokenizer codegen = Tokenizer::read_file(golden + "tokenizer/codegen.json");
+  const Json cases = Json::read_file(golden + "conversation/conversations.json");
+  ASSERT_EQ(cases.size(), 160);
+  for (int64_t i = 0; i < cases.size(); ++i) {
+    const Json one = cases.at(i);
+    std::vector<Turn> turns;
+    for (int64_t t = 0; t < one.at("turns").size(); ++t) {
+      const Json turn = one.at("turns").at(t);
+      turns.push_back({turn.at(int64_t{0}).as_string(), turn.at(int64_t{1}).as_string(), ""});
+    }
+    const int64_t max_length = one.at("max_length").as_int();
+    EncodedConversation out = encode_conversation(turns, phi(), codegen, max_length);
+    cut_conversation(out, max_length);
+    const Json ids = one.at("ids");
+    ASSERT_EQ(std::ssize(out.input_ids), ids.size()) << i;
+    std::vector<int32_t> labels(out.input_ids.size(), kIgnoreLabel);
+    for (int64_t k = 0; k < ids.size(); ++k) ASSERT_EQ(out.input_ids[static_cast<size_t>(k)], ids.at(k).as_int()) << i;
+    for (int64_t run = 0; run < one.at("learnt").size(); ++run) {
+      const Json range = one.at("learnt").at(run);
+      for (int64_t k = range.at(int64_t{0}).as_int(); k < range.at(int64_t{1}).as_int(); ++k) {
+        labels[static_cast<size_t>(k)] = out.input_ids[static_cast<size_t>(k)];
+      }
+    }
+    EXPECT_EQ(out.labels, labels) << i << ": " << one.at("turns").dump();
+  }
 }
 
 TEST(Conversation, UnknownTemplateAndMissingEndTokenAreErrors) {

@@ -199,6 +199,33 @@ TEST_F(TextPipeline, ATeacherInAGgufFileIsDistilledAndExported) {
   }
 }
 
+// A narrow teacher's q, k and v and its gate and up are one tensor in memory each, and its files' bytes all the same.
+TEST_F(TextPipeline, AFrozenTeacherComesBackByteForByte) {
+  must({"export", "teacher", "--out", "b-teacher", "--dtype", "bf16", "--max-shard-size", "20KB"});
+  must({"distill", "distill.yaml", "--set", "run.dir=b", "--set", "teacher.path=b-teacher", "--set",
+        "schedule.total=16"});
+  must({"resume", "b", "--set", "schedule.total=24"});
+  must({"export", "b", "--out", "b-back", "--format", "hf-teacher"});
+  must({"export", "b", "--out", "b-student", "--dtype", "bf16"});
+  const TensorSource teacher = TensorSource::open(file("b-teacher"));
+  const TensorSource back = TensorSource::open(file("b-back"));
+  const TensorSource student = TensorSource::open(file("b-student"));
+  ASSERT_EQ(back.names(), teacher.names());
+  int64_t shared = 0;
+  for (const std::string& name : teacher.names()) {
+    ASSERT_EQ(back.info(name).type, "BF16") << name;
+    ASSERT_EQ(back.info(name).shape, teacher.info(name).shape) << name;
+    EXPECT_EQ(back.read_bytes(name), teacher.read_bytes(name)) << name;
+    if (!student.has(name)) continue;  // attention that became a mixer
+    EXPECT_EQ(student.read_bytes(name), teacher.read_bytes(name)) << name;
+    ++shared;
+  }
+  for (const char* part : {"self_attn.k_proj.weight", "mlp.gate_proj.weight", "mlp.up_proj.weight"}) {
+    EXPECT_TRUE(teacher.has(cat("model.layers.1.", part)) && student.has(cat("model.layers.1.", part))) << part;
+  }
+  EXPECT_EQ(shared, std::ssize(teacher.names()) - 2 * 4);  // q, k, v and o of two layers
+}
+
 TEST_F(TextPipeline, ExportsHaveTheNamesOfTheLanguageModelsOwnCheckpoint) {
   const TensorSource student = TensorSource::open(file("student"));
   EXPECT_TRUE(student.has("model.embed_tokens.weight"));
