@@ -105,19 +105,29 @@ void TensorFile::read_floats(const std::string& name, std::span<float> out) cons
 
 namespace {
 
-// Elements whose exponent (the bits of `mask`) is all ones are no finite numbers.
+template <class Bits>
+bool has_all(Bits mask, const std::byte* at) {
+  Bits bits;
+  std::memcpy(&bits, at, sizeof(Bits));
+  return static_cast<Bits>(bits & mask) == mask;
+}
+
+// Elements whose exponent (the bits of `mask`) is all ones are no finite numbers. Whether there is one is found at the
+// speed of memory, since its place is not asked for on the way.
 template <class Bits>
 int64_t first_with_all(Bits mask, std::span<const std::byte> bytes) {
+  constexpr auto kSize = static_cast<int64_t>(sizeof(Bits));
   const auto count = static_cast<int64_t>(bytes.size() / sizeof(Bits));
   const std::byte* from = bytes.data();
-  int64_t first = count;
-#pragma omp parallel for schedule(static) reduction(min : first) if (count >= kParallelElements)
+  Bits found = 0;
+#pragma omp parallel for schedule(static) reduction(| : found) if (count >= kParallelElements)
   for (int64_t i = 0; i < count; ++i) {
-    Bits bits;
-    std::memcpy(&bits, from + i * static_cast<int64_t>(sizeof(Bits)), sizeof(Bits));
-    first = (bits & mask) == mask ? std::min(first, i) : first;
+    found = static_cast<Bits>(found | (has_all<Bits>(mask, from + i * kSize) ? 1 : 0));
   }
-  return first == count ? -1 : first;
+  for (int64_t i = 0; found != 0; ++i) {
+    if (has_all<Bits>(mask, from + i * kSize)) return i;
+  }
+  return -1;
 }
 
 }  // namespace

@@ -24,15 +24,20 @@ constexpr int64_t kMaxThreads = 8;
 // reading threads must not start.
 constexpr int64_t kBlock = 32768;
 
-// Brings mapped bytes into memory: all of them are asked for at once, then mapped by one call in place of a fault for
-// each page. Where the system cannot (before Linux 5.14) they come when they are touched.
-void populate(std::span<const std::byte> bytes) {
+void advise(std::span<const std::byte> bytes, int advice) {
   static const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
   const auto begin = reinterpret_cast<uintptr_t>(bytes.data()) / page * page;
   const size_t size = reinterpret_cast<uintptr_t>(bytes.data()) + bytes.size() - begin;
-  madvise(reinterpret_cast<void*>(begin), size, MADV_WILLNEED);
+  madvise(reinterpret_cast<void*>(begin), size, advice);  // only advice: without it pages come when they are touched
+}
+
+// Asks the disk for mapped bytes and does not wait for them.
+void prefetch(std::span<const std::byte> bytes) { advise(bytes, MADV_WILLNEED); }
+
+// Waits for mapped bytes, and maps them by one call in place of a fault for each page (Linux 5.14 and newer).
+void populate([[maybe_unused]] std::span<const std::byte> bytes) {
 #ifdef MADV_POPULATE_READ
-  madvise(reinterpret_cast<void*>(begin), size, MADV_POPULATE_READ);
+  advise(bytes, MADV_POPULATE_READ);
 #endif
 }
 
@@ -63,6 +68,8 @@ class Upload {
     ctx_.synchronize();  // the destinations' memory may still be in use by work that was queued before
     int64_t threads = options_.threads > 0 ? options_.threads : std::min<int64_t>(kMaxThreads, hardware_threads());
     threads = std::min<int64_t>(threads, static_cast<int64_t>(pieces_.size()));
+    ahead_ = static_cast<size_t>(threads);
+    for (size_t i = 0; i < ahead_; ++i) prefetch(stored_bytes(pieces_[i]));
     std::vector<std::thread> readers;
     try {
       for (int64_t i = 0; i < threads; ++i) readers.emplace_back([this] { read_pieces(); });
@@ -123,16 +130,23 @@ class Upload {
     size_t at = 0;
     guarded(pieces_.size(), [&] { lane = make_lane(); });
     while (lane && (at = next_.fetch_add(1)) < pieces_.size()) {
+      // The disk reads the next pieces while these are copied.
+      if (at + ahead_ < pieces_.size()) prefetch(stored_bytes(pieces_[at + ahead_]));
       guarded(at, [&] { bring(*lane, pieces_[at]); });
     }
     if (lane) guarded(pieces_.size(), [&] { lane->finish(); });
   }
 
+  std::span<const std::byte> stored_bytes(const Piece& piece) const {
+    const int64_t size = dtype_size(*source_.info(items_[piece.item].name).dtype);
+    return stored_[piece.item].subspan(static_cast<size_t>(piece.begin * size),
+                                       static_cast<size_t>((piece.end - piece.begin) * size));
+  }
+
   void bring(UploadLane& lane, const Piece& piece) {
     const UploadItem& item = items_[piece.item];
     const DType stored = *source_.info(item.name).dtype;
-    const auto bytes = stored_[piece.item].subspan(static_cast<size_t>(piece.begin * dtype_size(stored)),
-                                                   static_cast<size_t>((piece.end - piece.begin) * dtype_size(stored)));
+    const auto bytes = stored_bytes(piece);
     populate(bytes);
     std::byte* destination = address(item.destination, piece.begin);
     const int64_t size = (piece.end - piece.begin) * dtype_size(item.destination.dtype());
@@ -208,6 +222,7 @@ class Upload {
   std::vector<std::span<const std::byte>> stored_;  // of the items that stand in their file as they are
   std::vector<size_t> encoded_;                     // the other items
   std::vector<Piece> pieces_;
+  size_t ahead_ = 0;  // pieces that are asked for before their turn
   std::atomic<size_t> next_{0};
   std::mutex mutex_;
   std::exception_ptr error_;
