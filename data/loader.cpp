@@ -1,6 +1,7 @@
 // Workers take tickets in order and put results under their ticket; next() gives them out in order.
 #include "data/loader.h"
 
+#include <algorithm>
 #include <chrono>
 #include <utility>
 
@@ -62,7 +63,8 @@ Loader::Loader(const Dataset& dataset, const LoaderOptions& options)
     : dataset_(dataset),
       options_(options),
       order_(dataset.size(), options.seed, options.shuffle),
-      cache_(options.cache_bytes) {
+      cache_(options.cache_bytes),
+      ahead_(std::max(options.depth, options.threads)) {
   const BatchDivision& division = options_.division;
   division.validate();
   check(options_.rank >= 0 && options_.rank < division.ranks, "loader: found rank ", options_.rank, ", expected 0..",
@@ -108,7 +110,7 @@ LoadedBatch Loader::make(int64_t ticket) {
 void Loader::work() {
   std::unique_lock<std::mutex> lock(mutex_);
   for (;;) {
-    changed_.wait(lock, [this] { return stop_ || next_ticket_ < taken_ + options_.depth; });
+    changed_.wait(lock, [this] { return stop_ || next_ticket_ < taken_ + ahead_; });
     if (stop_) return;
     const int64_t ticket = next_ticket_++;
     lock.unlock();

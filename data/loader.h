@@ -47,7 +47,7 @@ struct LoaderOptions {
   bool shuffle = true;
   int64_t start = 0;        // position in the global order: samples consumed so far by all ranks
   int64_t threads = 1;      // workers
-  int64_t depth = 4;        // micro-batches that may be ready and not yet taken
+  int64_t depth = 4;        // micro-batches that may be made and not yet taken; at least one for each thread
   int64_t cache_bytes = 0;  // for preprocessed pictures
   ImagePreprocess preprocess;
 };
@@ -87,6 +87,7 @@ class Loader {
   LoaderOptions options_;
   SampleOrder order_;
   ImageCache cache_;
+  int64_t ahead_;  // tickets that may be out and not taken
 
   std::mutex mutex_;
   std::condition_variable changed_;
