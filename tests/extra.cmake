@@ -47,19 +47,22 @@ endforeach()
 set_tests_properties(e2e.resume PROPERTIES TIMEOUT 1800)  # of which it needs two minutes, but many more with sanitizers
 
 # Benchmarks: tests/bench/NAME.cpp (or NAME_cuda.cpp, which sees CUDA's headers) is the program bench_NAME; kernels
-# they share or compare are in *.cu. Not tests, they are run by hand on a GPU.
+# they share or compare are in *.cu. Not tests, they are run by hand on a GPU; of the way from the disk two also on a CPU.
+set(benches ${CMAKE_CURRENT_SOURCE_DIR}/bench/import.cpp ${CMAKE_CURRENT_SOURCE_DIR}/bench/loader.cpp)
+set(bench_libraries matvlm_test_support)
 if(MATVLM_HAVE_CUDA)
   file(GLOB bench_kernels CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/bench/*.cu)
   add_library(matvlm_bench_support STATIC ${bench_kernels})  # what they compare with
   target_link_libraries(matvlm_bench_support PUBLIC matvlm_test_support)
+  list(APPEND bench_libraries matvlm_bench_support)
   file(GLOB benches CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/bench/*.cpp)
-  foreach(file ${benches})
-    get_filename_component(name ${file} NAME_WE)
-    string(REGEX REPLACE "_cuda$" "" name ${name})
-    add_executable(bench_${name} ${file})
-    target_link_libraries(bench_${name} PRIVATE matvlm_bench_support)
-  endforeach()
 endif()
+foreach(file ${benches})
+  get_filename_component(name ${file} NAME_WE)
+  string(REGEX REPLACE "_cuda$" "" name ${name})
+  add_executable(bench_${name} ${file})
+  target_link_libraries(bench_${name} PRIVATE ${bench_libraries})
+endforeach()
 
 # What tests/sanitizer/run.sh holds racecheck against.
 if(MATVLM_HAVE_CUDA)
