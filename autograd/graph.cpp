@@ -114,8 +114,7 @@ void Graph::add_grad(const Var& v, Tensor contribution) {
 void Graph::backward(const std::vector<Var>& roots) {
   for (const Var& root : roots) {
     if (!root.requires_grad()) continue;
-    root.impl_->grad =
-        Tensor::from(ctx_, std::vector<float>(static_cast<size_t>(root.value().numel()), 1.0F), root.value().shape());
+    root.impl_->grad = Tensor::empty(ctx_, root.value().shape(), DType::f32);
   }
   run();
 }

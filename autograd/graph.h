@@ -93,8 +93,9 @@ class Graph {
   // added.
   void add_grad(const Var& v, Tensor contribution);
 
-  // Runs all nodes. Roots are loss terms: their closures ignore the incoming gradient, which is 1 by convention (the
-  // weight of a term is given to its op). Frees closures and gradients on the way. Once per graph.
+  // Runs all nodes. Roots are loss terms: their closures must not read the incoming gradient, which is 1 by convention
+  // and written nowhere (the weight of a term is given to its op). Frees closures and gradients on the way. Once per
+  // graph.
   void backward(const std::vector<Var>& roots);
   // Backward from a gradient given for one output: what tests and recomputed blocks use.
   void backward(const Var& output, Tensor grad_output);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/tensor.h"
+#include "core/upload_batch.h"
 
 namespace matvlm {
 
@@ -21,5 +22,7 @@ struct Seqlens {
 // Shared, because every op of a pass captures it. Error when cu is empty, does not start at 0 or decreases.
 using SeqlensPtr = std::shared_ptr<const Seqlens>;
 SeqlensPtr make_seqlens(Context& ctx, std::vector<int64_t> cu);
+// The same with device_cu as one of the uploads.
+SeqlensPtr make_seqlens(UploadBatch& uploads, std::vector<int64_t> cu);
 
 }  // namespace matvlm

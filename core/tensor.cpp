@@ -143,6 +143,22 @@ Tensor Tensor::slice_cols(int64_t begin, int64_t end) const {
   return t;
 }
 
+Tensor Tensor::view_bytes(int64_t begin, Shape shape, DType dtype) const {
+  const int64_t size = dtype_size(dtype);
+  const int64_t numel = shape_numel(shape);
+  check(dtype_ == DType::u8 && contiguous() && begin >= 0 && (offset_ + begin) % size == 0 &&
+            begin + numel * size <= numel_,
+        "[tensor] ", shape_string(shape), " of ", dtype_name(dtype), " at byte ", begin, " of ", dtype_name(dtype_),
+        " ", shape_string(shape_));
+  Tensor t = *this;
+  t.offset_ = (offset_ + begin) / size;
+  t.shape_ = std::move(shape);
+  t.numel_ = numel;
+  t.row_stride_ = t.cols();
+  t.dtype_ = dtype;
+  return t;
+}
+
 Tensor Tensor::clone(Context& ctx) const {
   Tensor t = empty(ctx, shape_, dtype_);
   t.copy_from(ctx, *this);

@@ -63,6 +63,8 @@ class Tensor {
   Tensor reshape(Shape shape) const;                    // same last dimension, or contiguous
   Tensor slice_rows(int64_t begin, int64_t end) const;  // of the leading dimension
   Tensor slice_cols(int64_t begin, int64_t end) const;  // of the last dimension
+  // Of a contiguous u8 tensor: the values that begin at byte `begin`, a multiple of the element's size.
+  Tensor view_bytes(int64_t begin, Shape shape, DType dtype) const;
 
   // Copies (ordered on the context).
   Tensor clone(Context& ctx) const;                                          // contiguous

@@ -19,21 +19,15 @@ bool compares_block(const LossConfig& loss, const Vlm& student, int64_t layer) {
   return last || (!student.text.config.block.parallel && loss.layer_at == LayerLossAt::block);
 }
 
-Tensor images_of(Context& ctx, const MicroBatch& batch) {
-  return batch.device_images.defined() ? batch.device_images : upload_images(ctx, batch);
-}
-
-TeacherOutput run_teacher(Context& ctx, const Models& models, const LossConfig& loss, const MicroBatch& batch,
-                          const SplicedRows& rows, const Pass& pass, StepTrace* trace) {
+TeacherOutput run_teacher(Context& ctx, const Models& models, const LossConfig& loss, const StepInputs& inputs,
+                          StepTrace* trace) {
   const Vlm& teacher = *models.teacher;
   Graph g(ctx, false);
   TeacherOutput out;
   Var image_tokens;
-  if (batch.n_images > 0) {
-    enter_part(models.timer, StepPart::upload);
-    const Tensor images = images_of(ctx, batch);
+  if (inputs.n_images > 0) {
     enter_part(models.timer, StepPart::vision);
-    out.features = run_vision(g, *teacher.vision, images).value();
+    out.features = run_vision(g, *teacher.vision, inputs.images, inputs.vision).value();
     image_tokens = run_connector(g, teacher.connector, g.constant(out.features));
     out.image_tokens = image_tokens.value();
   }
@@ -45,37 +39,36 @@ TeacherOutput run_teacher(Context& ctx, const Models& models, const LossConfig& 
   }
   if (trace != nullptr) out.trace.hidden = &trace->teacher_hidden;
   enter_part(models.timer, StepPart::teacher);
-  const Var h = run_embedding(g, teacher.text, image_tokens, rows);
-  out.final_hidden = run_text(g, teacher.text, h, pass, &out.trace).value();
+  const Var h = run_embedding(g, teacher.text, image_tokens, inputs.splice);
+  out.final_hidden = run_text(g, teacher.text, h, inputs.pass, &out.trace).value();
   return out;
 }
 
 // The student's image tokens: shared with the teacher as far as nothing in front of them is trained.
-Var student_image_tokens(Graph& g, const Models& models, const MicroBatch& batch, const TeacherOutput* teacher) {
-  if (batch.n_images == 0) return {};
+Var student_image_tokens(Graph& g, const Models& models, const StepInputs& inputs, const TeacherOutput* teacher) {
+  if (inputs.n_images == 0) return {};
   const Vlm& student = *models.student;
   Var features;
   if (models.vision_trained || teacher == nullptr) {
-    features = run_vision(g, *student.vision, images_of(g.ctx(), batch));
+    features = run_vision(g, *student.vision, inputs.images, inputs.vision);
   } else {
     features = g.constant(teacher->features);
   }
-  const bool own_connector = student.connector.fc1.weight.trainable() || student.connector.fc1.bias.trainable() ||
-                             student.connector.fc2.weight.trainable() || student.connector.fc2.bias.trainable();
-  if (teacher != nullptr && !models.vision_trained && !own_connector) return g.constant(teacher->image_tokens);
+  const bool shared = teacher != nullptr && !models.vision_trained && !trains_connector(student);
+  if (shared) return g.constant(teacher->image_tokens);
   return run_connector(g, student.connector, features);
 }
 
 // The student's layer on the teacher's input of that layer: the loss term. MLP and residual of a parallel block are the
 // same on both sides, so only the mixer runs; the last layer is compared behind the final norm, as the published code
 // does.
-Tensor layer_term(Graph& g, const Models& models, const LossConfig& loss, const LossWeights& weights,
-                  const TeacherOutput& teacher, size_t i, const Pass& pass, const SeqlensPtr& rows) {
+Tensor layer_term(Graph& g, const Models& models, const LossConfig& loss, const StepInputs& inputs,
+                  const TeacherOutput& teacher, size_t i) {
   const Vlm& student = *models.student;
   const int64_t layer = teacher.trace.layers[i];
   const Block& block = student.text.blocks[static_cast<size_t>(layer)];
   const Var normed = g.constant(teacher.trace.blocks[i].normed);
-  Var found = run_mixer(g, block, normed, pass, layer);
+  Var found = run_mixer(g, block, normed, inputs.pass, layer);
   Tensor expected = teacher.trace.blocks[i].mixer;
   if (compares_block(loss, student, layer)) {
     found = finish_block(g, block, g.constant(teacher.trace.inputs[i]), normed, found);
@@ -85,8 +78,7 @@ Tensor layer_term(Graph& g, const Models& models, const LossConfig& loss, const 
       expected = teacher.final_hidden;
     }
   }
-  const LayerLossSpec spec{layer_kind(loss.layer), weights.layer_segment_norm, loss.layer_weight};
-  const LayerLossResult result = layer_loss(g, spec, found, expected, weights.layer, weights.segment, rows);
+  const LayerLossResult result = layer_loss(g, inputs.layer_spec, found, expected, inputs.layer_rows, inputs.samples);
   if (g.recording()) g.backward({result.loss});
   return result.term;
 }
@@ -95,42 +87,31 @@ Tensor layer_term(Graph& g, const Models& models, const LossConfig& loss, const 
 // activations and what the teacher stored for it are free before the next one runs. No parameter hook here: the
 // student's own pass uses every one of these parameters again, behind these.
 std::vector<Tensor> run_layer_terms(Context& ctx, const Models& models, const LossConfig& loss,
-                                    const LossWeights& weights, TeacherOutput& teacher, const Pass& pass,
-                                    const SeqlensPtr& rows, bool backward) {
+                                    const StepInputs& inputs, TeacherOutput& teacher, bool backward) {
   enter_part(models.timer, StepPart::layer_pass);
   std::vector<Tensor> terms;
   for (size_t i = 0; i < teacher.trace.layers.size(); ++i) {
     Graph g(ctx, backward);
-    terms.push_back(layer_term(g, models, loss, weights, teacher, i, pass, rows));
+    terms.push_back(layer_term(g, models, loss, inputs, teacher, i));
     teacher.trace.blocks[i] = {};
     if (teacher.trace.keep_inputs) teacher.trace.inputs[i] = teacher.trace.outputs[i] = Tensor();
   }
   return terms;
 }
 
-HeadLossResult head_terms(Graph& g, const Models& models, const LossConfig& loss, const LossWeights& weights,
-                          const TeacherOutput* teacher, const Var& hidden, const SeqlensPtr& rows) {
-  HeadLossSpec spec;
-  spec.kind = teacher != nullptr ? logit_kind(loss.logit) : LogitKind::none;
-  spec.temperature = loss.temperature;
-  spec.segment_norm = weights.logit_segment_norm;
-  spec.logit_scale = loss.logit_weight;
-  spec.ce_scale = loss.ce_weight;
+HeadLossResult head_terms(Graph& g, const Models& models, const StepInputs& inputs, const TeacherOutput* teacher,
+                          const Var& hidden) {
   HeadLossInputs in;
   in.student_hidden = hidden;
   in.student_weight = models.student->text.head.weight;
   in.student_bias = models.student->text.head.bias;
-  if (spec.kind != LogitKind::none) {
+  if (inputs.head_spec.kind != LogitKind::none) {
     in.teacher_hidden = teacher->final_hidden;
     in.teacher_weight = models.teacher->text.head.weight.value;
     in.teacher_bias = models.teacher->text.head.bias.value;
-    in.logit_weight = weights.logit;
   }
-  in.segment_weight = weights.segment;
-  in.lens = rows;
-  in.ce_weight = weights.ce;
-  in.ce_target = weights.targets;
-  return head_loss(g, spec, in);
+  in.rows = inputs.head_rows;
+  return head_loss(g, inputs.head_spec, in);
 }
 
 }  // namespace
@@ -148,44 +129,28 @@ void LossTerms::add(const LossTerms& other) {
   for (size_t i = 0; i < other.layer_each.size(); ++i) layer_each[i] += other.layer_each[i];
 }
 
-Tensor upload_images(Context& ctx, const MicroBatch& batch) {
-  if (batch.n_images == 0) return {};
-  return Tensor::from(ctx, batch.images, {batch.n_images, 3, batch.image_size, batch.image_size});
-}
-
-SplicedRows splice_for(const Models& models, const MicroBatch& batch) {
-  const ModelConfig& c = models.student->config;
-  return splice_rows(batch.rows, c.vision ? c.vision->patches() : 0, c.vision && c.vision->drop_first_patch,
-                     models.max_length, c.text.vocab);
-}
-
-QueuedTerms queue_micro_batch(Context& ctx, const Models& models, const LossConfig& loss, const MicroBatch& batch,
-                              const SplicedRows& rows, const UpdateCounts& counts, bool backward,
-                              const Graph::ParameterHook& hook, StepTrace* trace) {
-  check(batch.n_images == 0 || models.student->vision.has_value(), "[step] images for a model without a vision tower");
-  // Texts that share a row do not see each other, but the row is one sample of the losses.
-  Pass pass = make_pass(ctx, rows.sequence_cu());
-  const SeqlensPtr samples = rows.sequences.empty() ? pass.lens : make_seqlens(ctx, rows.cu);
-  const LossWeights weights = loss_weights(loss, rows, counts);
+QueuedTerms queue_step(Context& ctx, const Models& models, const LossConfig& loss, const StepInputs& inputs,
+                       bool backward, const Graph::ParameterHook& hook, StepTrace* trace) {
   std::optional<TeacherOutput> teacher;
   std::vector<Tensor> layer_values;
   if (models.teacher != nullptr) {
-    teacher = run_teacher(ctx, models, loss, batch, rows, pass, trace);
-    layer_values = run_layer_terms(ctx, models, loss, weights, *teacher, pass, samples, backward);
+    teacher = run_teacher(ctx, models, loss, inputs, trace);
+    layer_values = run_layer_terms(ctx, models, loss, inputs, *teacher, backward);
   }
 
   enter_part(models.timer, StepPart::student);
+  Pass pass = inputs.pass;
   pass.recompute = models.recompute;
   Graph g(ctx, backward);
   g.set_parameter_hook(hook);
   const TeacherOutput* t = teacher ? &*teacher : nullptr;
-  const Var image_tokens = student_image_tokens(g, models, batch, t);
+  const Var image_tokens = student_image_tokens(g, models, inputs, t);
   TextTrace student_trace;
   if (trace != nullptr) {
     student_trace.hidden = &trace->student_hidden;
     if (t != nullptr) trace->vision_features = t->features;
   }
-  const Var h = run_embedding(g, models.student->text, image_tokens, rows);
+  const Var h = run_embedding(g, models.student->text, image_tokens, inputs.splice);
   Var final_hidden = run_text(g, models.student->text, h, pass, &student_trace);
   if (trace != nullptr) {
     trace->student_final = final_hidden.value();
@@ -193,7 +158,7 @@ QueuedTerms queue_micro_batch(Context& ctx, const Models& models, const LossConf
   }
 
   enter_part(models.timer, StepPart::head_loss);
-  const HeadLossResult head = head_terms(g, models, loss, weights, t, final_hidden, samples);
+  const HeadLossResult head = head_terms(g, models, inputs, t, final_hidden);
   // What backward needs of the head is the gradient of the hidden states, which the head has already computed.
   final_hidden = Var();
   if (teacher) teacher->final_hidden = Tensor();
@@ -206,16 +171,28 @@ QueuedTerms queue_micro_batch(Context& ctx, const Models& models, const LossConf
   return terms;
 }
 
-std::vector<double> read_together(Context& ctx, const std::vector<Tensor>& vectors) {
+QueuedTerms queue_micro_batch(Context& ctx, const Models& models, const LossConfig& loss, const MicroBatch& batch,
+                              const SplicedRows& rows, const UpdateCounts& counts, bool backward,
+                              const Graph::ParameterHook& hook, StepTrace* trace) {
+  enter_part(models.timer, StepPart::upload);
+  const StepInputs inputs = make_step_inputs(ctx, models, loss, batch, rows, counts, backward);
+  return queue_step(ctx, models, loss, inputs, backward, hook, trace);
+}
+
+Tensor join_terms(Context& ctx, const std::vector<Tensor>& vectors) {
   int64_t n = 0;
   for (const Tensor& v : vectors) n += v.numel();
-  const Tensor all = Tensor::empty(ctx, {n}, DType::f64);
+  Tensor all = Tensor::empty(ctx, {n}, DType::f64);
   n = 0;
   for (const Tensor& v : vectors) {
     all.slice_rows(n, n + v.numel()).copy_from(ctx, v);
     n += v.numel();
   }
-  return all.to_vector<double>(ctx);
+  return all;
+}
+
+std::vector<double> read_together(Context& ctx, const std::vector<Tensor>& vectors) {
+  return join_terms(ctx, vectors).to_vector<double>(ctx);
 }
 
 LossTerms loss_terms(const Models& models, const LossConfig& loss, std::span<const double> values) {

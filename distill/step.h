@@ -8,33 +8,9 @@
 
 #include "distill/config.h"
 #include "distill/losses.h"
-#include "distill/step_timer.h"
-#include "layers/vlm.h"
+#include "distill/step_inputs.h"
 
 namespace matvlm {
-
-// A micro-batch on the host.
-struct MicroBatch {
-  TokenRows rows;
-  std::vector<float> images;  // n_images x 3 x image_size x image_size
-  int64_t n_images = 0;
-  int64_t image_size = 0;
-  Tensor device_images;  // the same on the device, f32 [n_images, 3, image_size, image_size], where uploaded beforehand
-};
-
-// The pictures on the device; undefined without any. They are rounded to the compute dtype there.
-Tensor upload_images(Context& ctx, const MicroBatch& batch);
-
-// What a step needs to know of the models. teacher: none when the student learns from labels alone.
-struct Models {
-  const Vlm* teacher = nullptr;
-  const Vlm* student = nullptr;
-  DType dtype = DType::f32;     // compute dtype
-  bool vision_trained = false;  // then the student has its own vision pass, in the graph
-  RecomputeSpec recompute;
-  int64_t max_length = 0;
-  StepTimer* timer = nullptr;  // of a benchmark
-};
 
 // Loss terms of a micro-batch or an update, each without its weight; sums over ranks and micro-batches give the
 // update's.
@@ -51,8 +27,6 @@ struct LossTerms {
   void add(const LossTerms& other);
 };
 
-SplicedRows splice_for(const Models& models, const MicroBatch& batch);
-
 // Hidden states that tests compare with golden ones.
 struct StepTrace {
   Tensor vision_features;              // [n * patches, width]
@@ -64,12 +38,17 @@ struct StepTrace {
 // Loss terms on the device: f64 vectors for read_together() and loss_terms().
 using QueuedTerms = std::vector<Tensor>;
 
-// Forward, and with `backward` the gradients, which are added into the parameters. `counts` are the update's. hook: see
-// Graph::set_parameter_hook. On a GPU the work is only queued: nothing here waits for it.
+// Forward, and with `backward` the gradients, which are added into the parameters. hook: see
+// Graph::set_parameter_hook. On a GPU the work is only queued: nothing here waits for it or sends anything to it.
+QueuedTerms queue_step(Context& ctx, const Models& models, const LossConfig& loss, const StepInputs& inputs,
+                       bool backward, const Graph::ParameterHook& hook = {}, StepTrace* trace = nullptr);
+// The same from a micro-batch on the host. `counts` are the update's.
 QueuedTerms queue_micro_batch(Context& ctx, const Models& models, const LossConfig& loss, const MicroBatch& batch,
                               const SplicedRows& rows, const UpdateCounts& counts, bool backward,
                               const Graph::ParameterHook& hook = {}, StepTrace* trace = nullptr);
 
+// One vector of all of them, in their order.
+Tensor join_terms(Context& ctx, const std::vector<Tensor>& vectors);
 // The values of f64 vectors one after the other; the device is waited for once.
 std::vector<double> read_together(Context& ctx, const std::vector<Tensor>& vectors);
 // The terms from the values of QueuedTerms.

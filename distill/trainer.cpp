@@ -16,27 +16,36 @@ void check_finite(const char* what, double value, int64_t number) {
         "; nothing was changed by this update, the last checkpoint is as it was");
 }
 
-bool has_no_rows(const SplicedRows& rows) { return rows.cu.size() < 2; }
-
 }  // namespace
 
 Trainer::Trainer(Setup setup)
     : setup_(std::move(setup)), sync_(*setup_.ctx, *setup_.device, *setup_.store, setup_.bucket_bytes) {}
 
-void Trainer::prepare_batch(const MicroBatch& batch, Prepared& out, std::array<int64_t, 5>& sums) {
-  out.rows.push_back(splice_for(setup_.models, batch));
-  const UpdateCounts c = count_rows(out.rows.back(), setup_.loss.positions);
+Trainer::CountedBatch Trainer::count_batch(const MicroBatch& batch, std::array<int64_t, 5>& sums) {
+  CountedBatch out;
+  out.rows = splice_for(setup_.models, batch);
+  const UpdateCounts c = count_rows(out.rows, setup_.loss.positions);
   sums[0] += c.samples;
   sums[1] += c.positions;
   sums[2] += c.answers;
-  sums[3] += out.rows.back().cu.back();
-  MicroBatch kept;
-  kept.n_images = batch.n_images;
-  kept.image_size = batch.image_size;
+  sums[3] += out.rows.cu.back();
+  out.batch.n_images = batch.n_images;
+  out.batch.image_size = batch.image_size;
   enter_part(setup_.models.timer, StepPart::upload);
-  kept.device_images = upload_images(*setup_.ctx, batch);
+  out.batch.device_images = upload_images(*setup_.ctx, batch);
   enter_part(setup_.models.timer, StepPart::host);
-  out.batches.push_back(std::move(kept));
+  return out;
+}
+
+void Trainer::make_steps(const std::vector<CountedBatch>& batches, bool backward, Prepared& out) {
+  if (out.failed_ranks > 0 || out.counts.samples == 0) return;
+  enter_part(setup_.models.timer, StepPart::upload);
+  for (const CountedBatch& b : batches) {
+    if (b.rows.cu.size() < 2) continue;
+    out.steps.push_back(
+        make_step_inputs(*setup_.ctx, setup_.models, setup_.loss, b.batch, b.rows, out.counts, backward));
+  }
+  enter_part(setup_.models.timer, StepPart::host);
 }
 
 void Trainer::count_over_ranks(Prepared& out, std::array<int64_t, 5>& sums) {
@@ -57,15 +66,23 @@ void Trainer::check_prepared(const Prepared& prepared, const std::string& what) 
   check(prepared.counts.samples > 0, what, ": no samples on any rank");
 }
 
-Trainer::Prepared Trainer::prepare(const Fetch& fetch) {
+Trainer::Prepared Trainer::prepare(const Fetch& fetch) { return prepare(fetch, true); }
+
+Trainer::Prepared Trainer::prepare(const Fetch& fetch, bool backward) {
   Prepared out;
   std::array<int64_t, 5> sums{};
+  std::vector<CountedBatch> batches;
   try {
-    for (const MicroBatch& batch : fetch()) prepare_batch(batch, out, sums);
+    for (const MicroBatch& batch : fetch()) batches.push_back(count_batch(batch, sums));
   } catch (...) {
     out.error = std::current_exception();
   }
   count_over_ranks(out, sums);
+  try {
+    make_steps(batches, backward, out);
+  } catch (...) {
+    out.error = std::current_exception();
+  }
   return out;
 }
 
@@ -113,11 +130,10 @@ void Trainer::begin(const Prepared& prepared, int64_t number, int64_t samples_be
   setup_.store->begin_update(ctx);
   enter_part(setup_.models.timer, StepPart::host);
   sync_.begin();
-  for (size_t i = 0; i < prepared.batches.size(); ++i) {
-    if (has_no_rows(prepared.rows[i])) continue;
-    const bool last = i + 1 == prepared.batches.size();
-    running.terms.push_back(queue_micro_batch(ctx, setup_.models, setup_.loss, prepared.batches[i], prepared.rows[i],
-                                              prepared.counts, true, last ? sync_.hook() : Graph::ParameterHook()));
+  for (size_t i = 0; i < prepared.steps.size(); ++i) {
+    const bool last = i + 1 == prepared.steps.size();
+    running.terms.push_back(queue_step(ctx, setup_.models, setup_.loss, prepared.steps[i], true,
+                                       last ? sync_.hook() : Graph::ParameterHook()));
   }
   running_ = std::move(running);
 }
@@ -158,26 +174,17 @@ UpdateReport Trainer::finish() {
 
 UpdateReport Trainer::update(const std::vector<MicroBatch>& batches, int64_t number, int64_t samples_before) {
   enter_part(setup_.models.timer, StepPart::host);
-  Prepared prepared;
-  std::array<int64_t, 5> sums{};
-  for (const MicroBatch& batch : batches) prepare_batch(batch, prepared, sums);
-  count_over_ranks(prepared, sums);
-  begin(prepared, number, samples_before);
+  begin(prepare([&] { return batches; }), number, samples_before);
   return finish();
 }
 
 Trainer::Evaluation Trainer::evaluate(const std::vector<MicroBatch>& batches) {
-  Prepared prepared;
-  std::array<int64_t, 5> sums{};
-  for (const MicroBatch& batch : batches) prepare_batch(batch, prepared, sums);
-  count_over_ranks(prepared, sums);
+  const Prepared prepared = prepare([&] { return batches; }, false);
   check_prepared(prepared, "evaluation");
   std::vector<QueuedTerms> terms;
   std::vector<Tensor> results;
-  for (size_t i = 0; i < prepared.batches.size(); ++i) {
-    if (has_no_rows(prepared.rows[i])) continue;
-    terms.push_back(queue_micro_batch(*setup_.ctx, setup_.models, setup_.loss, prepared.batches[i], prepared.rows[i],
-                                      prepared.counts, false));
+  for (const StepInputs& inputs : prepared.steps) {
+    terms.push_back(queue_step(*setup_.ctx, setup_.models, setup_.loss, inputs, false));
     results.insert(results.end(), terms.back().begin(), terms.back().end());
   }
   const LossTerms own = own_terms(terms, read_together(*setup_.ctx, results));

@@ -44,11 +44,10 @@ class Trainer {
   };
   explicit Trainer(Setup setup);
 
-  // What the host does for an update: rows spliced and counted over all ranks, pictures sent to the device.
+  // What the host does for an update: rows spliced and counted over all ranks, everything sent to the device.
   struct Prepared {
-    std::vector<MicroBatch> batches;  // without what only the host needs
-    std::vector<SplicedRows> rows;
-    UpdateCounts counts;  // over all ranks
+    std::vector<StepInputs> steps;  // of the micro-batches with rows
+    UpdateCounts counts;            // over all ranks
     int64_t tokens = 0;
     std::exception_ptr error;  // what went wrong here
     int64_t failed_ranks = 0;  // that have an error
@@ -85,9 +84,17 @@ class Trainer {
     double lr = 0;
     UpdateCounts counts;
     int64_t tokens = 0;
-    std::vector<QueuedTerms> terms;  // of each micro-batch with rows
+    std::vector<QueuedTerms> terms;  // of each step
   };
-  void prepare_batch(const MicroBatch& batch, Prepared& out, std::array<int64_t, 5>& sums);
+  // A micro-batch whose rows are counted, with its pictures on the device; `batch` has nothing else.
+  struct CountedBatch {
+    MicroBatch batch;
+    SplicedRows rows;
+  };
+  CountedBatch count_batch(const MicroBatch& batch, std::array<int64_t, 5>& sums);
+  void make_steps(const std::vector<CountedBatch>& batches, bool backward, Prepared& out);
+  // All of it; what goes wrong is kept in the result.
+  Prepared prepare(const Fetch& fetch, bool backward);
   void check_prepared(const Prepared& prepared, const std::string& what);
   void count_over_ranks(Prepared& out, std::array<int64_t, 5>& sums);
   LossTerms own_terms(const std::vector<QueuedTerms>& terms, std::span<const double> values) const;

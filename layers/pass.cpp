@@ -13,9 +13,8 @@ void copy_slot(Context& ctx, const Tensor& src, int64_t from, const Tensor& dst,
   dst.slice_rows(to, to + 1).copy_from(ctx, src.slice_rows(from, from + 1));
 }
 
-Pass start_pass(Context& ctx, std::vector<int64_t> cu, const std::vector<int64_t>& first_position) {
-  Pass pass;
-  pass.lens = make_seqlens(ctx, std::move(cu));
+void start_pass(UploadBatch& uploads, std::vector<int64_t> cu, const std::vector<int64_t>& first_position, Pass& pass) {
+  pass.lens = make_seqlens(uploads, std::move(cu));
   std::vector<int32_t> positions(static_cast<size_t>(pass.lens->tokens()));
   for (int64_t b = 0; b < pass.lens->batch(); ++b) {
     const int64_t begin = pass.lens->cu[static_cast<size_t>(b)];
@@ -24,8 +23,7 @@ Pass start_pass(Context& ctx, std::vector<int64_t> cu, const std::vector<int64_t
       positions[static_cast<size_t>(begin + i)] = static_cast<int32_t>(offset + i);
     }
   }
-  pass.positions = Tensor::from(ctx, positions, {static_cast<int64_t>(positions.size())});
-  return pass;
+  uploads.add(positions, &pass.positions);
 }
 
 }  // namespace
@@ -126,7 +124,17 @@ void DecodeState::rollback(Context& ctx, int64_t slot, int64_t tokens) {
   last_count_[s] = kept;
 }
 
-Pass make_pass(Context& ctx, std::vector<int64_t> cu) { return start_pass(ctx, std::move(cu), {}); }
+void make_pass(UploadBatch& uploads, std::vector<int64_t> cu, Pass& pass) {
+  start_pass(uploads, std::move(cu), {}, pass);
+}
+
+Pass make_pass(Context& ctx, std::vector<int64_t> cu) {
+  UploadBatch uploads;
+  Pass pass;
+  make_pass(uploads, std::move(cu), pass);
+  uploads.send(ctx);
+  return pass;
+}
 
 Pass make_decode_pass(Context& ctx, std::vector<int64_t> cu, DecodeState& state, std::vector<int64_t> slots,
                       bool keep_states) {
@@ -137,10 +145,13 @@ Pass make_decode_pass(Context& ctx, std::vector<int64_t> cu, DecodeState& state,
     check(slot >= 0 && slot < state.slots(), "[decode] slot ", slot, " of ", state.slots());
     first.push_back(state.length(slot));
   }
-  Pass pass = start_pass(ctx, std::move(cu), first);
+  UploadBatch uploads;
+  Pass pass;
+  start_pass(uploads, std::move(cu), first, pass);
+  uploads.add(slots, &pass.device_slots);
+  uploads.send(ctx);
   state.begin_pass(ctx, *pass.lens, slots, keep_states);
   pass.state = &state;
-  pass.device_slots = Tensor::from(ctx, slots, {static_cast<int64_t>(slots.size())});
   pass.slots = std::move(slots);
   return pass;
 }

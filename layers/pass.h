@@ -81,6 +81,8 @@ struct Pass {
 
 // Positions 0..n-1 per sample.
 Pass make_pass(Context& ctx, std::vector<int64_t> cu);
+// The same into `pass`, with boundaries and positions among the uploads.
+void make_pass(UploadBatch& uploads, std::vector<int64_t> cu, Pass& pass);
 // Positions continue where each slot stands; calls state.begin_pass().
 Pass make_decode_pass(Context& ctx, std::vector<int64_t> cu, DecodeState& state, std::vector<int64_t> slots,
                       bool keep_states = false);

@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "autograd/ops/activation.h"
-#include "autograd/ops/embed_splice.h"
 #include "autograd/ops/patch_embed.h"
 
 namespace matvlm {
@@ -63,12 +62,15 @@ void set_attention_backend(Vlm& model, const std::shared_ptr<DnnAttention>& dnn)
   if (model.vision) set(model.vision->blocks);
 }
 
-Var run_vision(Graph& g, const VisionTower& tower, const Tensor& images) {
-  const int64_t n = images.dim(0);
+std::vector<int64_t> vision_boundaries(const VisionConfig& config, int64_t n) {
   std::vector<int64_t> cu;
-  for (int64_t i = 0; i <= n; ++i) cu.push_back(i * tower.config.patches());
+  for (int64_t i = 0; i <= n; ++i) cu.push_back(i * config.patches());
+  return cu;
+}
+
+Var run_vision(Graph& g, const VisionTower& tower, const Tensor& images, const SeqlensPtr& lens) {
   Pass pass;
-  pass.lens = make_seqlens(g.ctx(), std::move(cu));
+  pass.lens = lens != nullptr ? lens : make_seqlens(g.ctx(), vision_boundaries(tower.config, images.dim(0)));
   Var h = patch_embed(g, images, tower.patch_weight, tower.patch_bias, tower.position);
   for (size_t i = 0; i < tower.blocks.size(); ++i) {
     h = run_block(g, tower.blocks[i], h, pass, static_cast<int64_t>(i));
@@ -83,6 +85,10 @@ Var run_connector(Graph& g, const Connector& connector, const Var& features) {
 
 Var run_embedding(Graph& g, const LanguageModel& model, const Var& image_tokens, const SplicedRows& rows) {
   return embed_splice(g, model.embed, image_tokens, rows.source);
+}
+
+Var run_embedding(Graph& g, const LanguageModel& model, const Var& image_tokens, const SpliceIndex& index) {
+  return embed_splice(g, model.embed, image_tokens, index);
 }
 
 Var run_blocks(Graph& g, const LanguageModel& model, const Var& input, const Pass& pass, TextTrace* trace) {

@@ -6,6 +6,7 @@
 #include <optional>
 #include <vector>
 
+#include "autograd/ops/embed_splice.h"
 #include "layers/modules.h"
 #include "layers/rows.h"
 
@@ -40,10 +41,13 @@ void set_attention_backend(Vlm& model, const std::shared_ptr<DnnAttention>& dnn)
 
 // images: [n, 3, S, S] -> features [n * patches, vision width], no final norm, all patches (the select strategy is
 // applied where rows are spliced).
-Var run_vision(Graph& g, const VisionTower& tower, const Tensor& images);
+Var run_vision(Graph& g, const VisionTower& tower, const Tensor& images, const SeqlensPtr& lens = nullptr);
+// Boundaries of the patches of n images.
+std::vector<int64_t> vision_boundaries(const VisionConfig& config, int64_t n);
 Var run_connector(Graph& g, const Connector& connector, const Var& features);
 // Hidden states of the spliced rows; `image_tokens` (the connector's output) may be undefined without images.
 Var run_embedding(Graph& g, const LanguageModel& model, const Var& image_tokens, const SplicedRows& rows);
+Var run_embedding(Graph& g, const LanguageModel& model, const Var& image_tokens, const SpliceIndex& index);
 
 // What a caller may want of a pass over the blocks.
 struct TextTrace {

@@ -50,12 +50,10 @@ TokenGroups group_tokens(const std::vector<int32_t>& source) {
     groups.ids.push_back(id);
     groups.begin.push_back(static_cast<int32_t>(i));
   }
-  groups.begin.push_back(static_cast<int32_t>(groups.order.size()));
+  groups.ids.resize(source.size(), 0);
+  groups.begin.resize(source.size() + 1, static_cast<int32_t>(groups.order.size()));
+  groups.order.resize(source.size(), 0);
   return groups;
-}
-
-Tensor upload(Context& ctx, const std::vector<int32_t>& values) {
-  return Tensor::from(ctx, values, {static_cast<int64_t>(values.size())});
 }
 
 template <class T>
@@ -63,9 +61,7 @@ constexpr bool kOnCpu = std::is_same_v<T, float>;
 
 [[noreturn]] void no_bf16() { fail("[embed_splice] bf16 is for the GPU only"); }
 
-void forward(Context& ctx, const Tensor& table, const Tensor& features, const std::vector<int32_t>& source,
-             const Tensor& y) {
-  const Tensor device_source = upload(ctx, source);
+void forward(Context& ctx, const Tensor& table, const Tensor& features, const SpliceIndex& index, const Tensor& y) {
   dispatch_float("embed_splice", table.dtype(), [&](auto type) {
     using T = decltype(type);
     const EmbedSpliceForward<T> args = {.tokens = y.dim(0),
@@ -73,7 +69,7 @@ void forward(Context& ctx, const Tensor& table, const Tensor& features, const st
                                         .table = table.data<T>(),
                                         .features = features.defined() ? features.data<T>() : nullptr,
                                         .features_stride = features.row_stride(),
-                                        .source = device_source.data<int32_t>(),
+                                        .source = index.source.data<int32_t>(),
                                         .y = y.data<T>()};
     const auto on_cpu = [&] {
       if constexpr (kOnCpu<T>) return embed_splice_forward_cpu(args);
@@ -84,15 +80,14 @@ void forward(Context& ctx, const Tensor& table, const Tensor& features, const st
   });
 }
 
-void feature_grad(Context& ctx, const Tensor& dy, const std::vector<int32_t>& token_of, const Graph::GradSlot& slot) {
-  const Tensor device_token_of = upload(ctx, token_of);
+void feature_grad(Context& ctx, const Tensor& dy, const SpliceIndex& index, const Graph::GradSlot& slot) {
   dispatch_float("embed_splice", dy.dtype(), [&](auto type) {
     using T = decltype(type);
     const EmbedSpliceFeatureGrad<T> args = {.features = slot.tensor.dim(0),
                                             .width = dy.cols(),
                                             .dy = dy.data<T>(),
                                             .dy_stride = dy.row_stride(),
-                                            .token_of = device_token_of.data<int32_t>(),
+                                            .token_of = index.token_of.data<int32_t>(),
                                             .dfeatures = slot.tensor.data<T>(),
                                             .dfeatures_stride = slot.tensor.row_stride(),
                                             .accumulate = slot.accumulate};
@@ -105,21 +100,16 @@ void feature_grad(Context& ctx, const Tensor& dy, const std::vector<int32_t>& to
   });
 }
 
-void table_grad(Context& ctx, const Tensor& dy, const std::vector<int32_t>& source, const Tensor& dtable) {
-  const TokenGroups groups = group_tokens(source);
-  if (groups.ids.empty()) return;
-  const Tensor ids = upload(ctx, groups.ids);
-  const Tensor begin = upload(ctx, groups.begin);
-  const Tensor order = upload(ctx, groups.order);
+void table_grad(Context& ctx, const Tensor& dy, const SpliceIndex& index, const Tensor& dtable) {
   dispatch_float("embed_splice", dy.dtype(), [&](auto type) {
     using T = decltype(type);
-    const EmbedSpliceTableGrad<T, float> args = {.unique = static_cast<int64_t>(groups.ids.size()),
+    const EmbedSpliceTableGrad<T, float> args = {.unique = index.tokens,
                                                  .width = dy.cols(),
                                                  .dy = dy.data<T>(),
                                                  .dy_stride = dy.row_stride(),
-                                                 .ids = ids.data<int32_t>(),
-                                                 .begin = begin.data<int32_t>(),
-                                                 .order = order.data<int32_t>(),
+                                                 .ids = index.ids.data<int32_t>(),
+                                                 .begin = index.begin.data<int32_t>(),
+                                                 .order = index.order.data<int32_t>(),
                                                  .dtable = dtable.data<float>()};
     const auto on_cpu = [&] {
       if constexpr (kOnCpu<T>) return embed_splice_table_grad_cpu(args);
@@ -132,7 +122,34 @@ void table_grad(Context& ctx, const Tensor& dy, const std::vector<int32_t>& sour
 
 }  // namespace
 
+void make_splice_index(UploadBatch& uploads, const std::vector<int32_t>& source, int64_t vocabulary, int64_t features,
+                       bool feature_grad, bool table_grad, SpliceIndex& index) {
+  const std::vector<int32_t> token_of = checked_token_of(source, vocabulary, features, feature_grad);
+  index.tokens = static_cast<int64_t>(source.size());
+  index.vocabulary = vocabulary;
+  index.features = features;
+  uploads.add(source, &index.source);
+  if (feature_grad) uploads.add(token_of, &index.token_of);
+  if (!table_grad) return;
+  const TokenGroups groups = group_tokens(source);
+  uploads.add(groups.ids, &index.ids);
+  uploads.add(groups.begin, &index.begin);
+  uploads.add(groups.order, &index.order);
+}
+
 Var embed_splice(Graph& g, const Weight& table, const Var& features, const std::vector<int32_t>& source) {
+  check(table.value.rank() == 2, "[embed_splice] table: found ", shape_string(table.value.shape()),
+        ", expected [V, D]");
+  const int64_t rows = features.defined() ? features.value().dim(0) : 0;
+  UploadBatch uploads;
+  SpliceIndex index;
+  make_splice_index(uploads, source, table.value.dim(0), rows, features.requires_grad(),
+                    g.recording() && table.trainable(), index);
+  uploads.send(g.ctx());
+  return embed_splice(g, table, features, index);
+}
+
+Var embed_splice(Graph& g, const Weight& table, const Var& features, const SpliceIndex& index) {
   check(table.value.rank() == 2 && table.value.contiguous(), "[embed_splice] table: found ",
         shape_string(table.value.shape()), ", expected [V, D], contiguous");
   const int64_t width = table.value.cols();
@@ -144,15 +161,17 @@ Var embed_splice(Graph& g, const Weight& table, const Var& features, const std::
     check_dtype("embed_splice", "features", feature_rows, table.value.dtype());
   }
   const int64_t count = feature_rows.defined() ? feature_rows.dim(0) : 0;
-  std::vector<int32_t> token_of = checked_token_of(source, table.value.dim(0), count, features.requires_grad());
-  Tensor y = Tensor::empty(g.ctx(), {static_cast<int64_t>(source.size()), width}, table.value.dtype());
-  forward(g.ctx(), table.value, feature_rows, source, y);
-  return g.node(y, {features}, {table},
-                [table, features = features.route(), source, token_of](Graph& graph, const Tensor& dy) {
-                  if (features.requires_grad()) feature_grad(graph.ctx(), dy, token_of, graph.grad_slot(features));
-                  if (grad_to_add(graph.ctx(), table) != nullptr)
-                    table_grad(graph.ctx(), dy, source, table.param->grad);
-                });
+  check(table.value.dim(0) == index.vocabulary && count == index.features, "[embed_splice] found ", table.value.dim(0),
+        " table rows and ", count, " feature rows, expected ", index.vocabulary, " and ", index.features);
+  check(!features.requires_grad() || index.token_of.defined(), "[embed_splice] features need a gradient without lists");
+  check(!g.recording() || !table.trainable() || index.ids.defined(),
+        "[embed_splice] the table needs a gradient without lists");
+  Tensor y = Tensor::empty(g.ctx(), {index.tokens, width}, table.value.dtype());
+  forward(g.ctx(), table.value, feature_rows, index, y);
+  return g.node(y, {features}, {table}, [table, features = features.route(), index](Graph& graph, const Tensor& dy) {
+    if (features.requires_grad()) feature_grad(graph.ctx(), dy, index, graph.grad_slot(features));
+    if (grad_to_add(graph.ctx(), table) != nullptr) table_grad(graph.ctx(), dy, index, table.param->grad);
+  });
 }
 
 }  // namespace matvlm

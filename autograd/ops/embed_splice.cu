@@ -30,6 +30,7 @@ __global__ void feature_grad_kernel(EmbedSpliceFeatureGrad<T> a) {
 template <class T>
 __global__ void table_grad_kernel(EmbedSpliceTableGrad<T, float> a) {
   for (int64_t u = blockIdx.x; u < a.unique; u += gridDim.x) {
+    if (a.begin[u] == a.begin[u + 1]) continue;
     float* dst = a.dtable + a.ids[u] * a.width;
     for (int64_t c = threadIdx.x; c < a.width; c += kThreads) {
       float sum = dst[c];

@@ -7,13 +7,29 @@
 #include <vector>
 
 #include "autograd/graph.h"
+#include "core/upload_batch.h"
 
 namespace matvlm {
+
+// Where the rows come from, checked on the host and sent to the device.
+struct SpliceIndex {
+  int64_t tokens = 0, vocabulary = 0, features = 0;
+  Tensor source;    // i32 [T]
+  Tensor token_of;  // i32 [M]: token that a feature row went to, -1 for none; where features get a gradient
+  // Tokens by table row, see EmbedSpliceTableGrad; where the table gets a gradient. The groups behind the last one are
+  // empty, so that all sizes are those of T.
+  Tensor ids, begin, order;  // i32 [T], [T + 1], [T]
+};
+// Fills `index` when the uploads are sent. Errors: see embed_splice.
+void make_splice_index(UploadBatch& uploads, const std::vector<int32_t>& source, int64_t vocabulary, int64_t features,
+                       bool feature_grad, bool table_grad, SpliceIndex& index);
 
 // y [T, D]: row t is table[source[t]] where source[t] >= 0, else features[-1 - source[t]]. table [V, D]; features
 // [M, D] of its dtype (may be a column view) or undefined. A feature row that gets a gradient is used at most once; the
 // gradient of unused ones is 0. Error when a source is out of range or a feature row is used twice.
 Var embed_splice(Graph& g, const Weight& table, const Var& features, const std::vector<int32_t>& source);
+// With lists that are on the device already. Error where they lack what a gradient needs.
+Var embed_splice(Graph& g, const Weight& table, const Var& features, const SpliceIndex& index);
 
 template <class T>
 struct EmbedSpliceForward {
@@ -41,7 +57,7 @@ struct EmbedSpliceFeatureGrad {
 // order.
 template <class T, class S>
 struct EmbedSpliceTableGrad {
-  int64_t unique = 0, width = 0;  // unique: U
+  int64_t unique = 0, width = 0;  // unique: U, groups without tokens included
   const T* dy = nullptr;          // [T, D]
   int64_t dy_stride = 0;
   const int32_t* ids = nullptr;    // [U]

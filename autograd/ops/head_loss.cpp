@@ -36,7 +36,7 @@ void check_head(const char* who, const Tensor& hidden, const Tensor& weight, con
   if (bias.defined()) check_shape(kOp, "bias", bias, {weight.dim(0)});
 }
 
-void check_targets(const HeadLossInputs& in, int64_t vocab) {
+void check_targets(const HeadLossWeights& in, int64_t vocab) {
   if (in.ce_weight.empty()) return;
   check(in.ce_target.size() == in.ce_weight.size(), "[head_loss] ce_target: found ", in.ce_target.size(),
         " values, expected ", in.ce_weight.size());
@@ -56,8 +56,6 @@ void check_inputs(Context& ctx, const HeadLossSpec& spec, const HeadLossInputs& 
   }
   if (!ctx.on_gpu()) check_dtype(kOp, "student_hidden", hidden, DType::f32);
   const int64_t tokens = hidden.dim(0);
-  if (!in.ce_weight.empty()) check_coefficients("ce_weight", in.ce_weight, tokens);
-  check_targets(in, in.student_weight.value.dim(0));
   if (spec.kind == LogitKind::none) return;
   check(spec.temperature > 0 && std::isfinite(spec.temperature), "[head_loss] temperature: found ", spec.temperature,
         ", expected more than 0");
@@ -66,55 +64,35 @@ void check_inputs(Context& ctx, const HeadLossSpec& spec, const HeadLossInputs& 
         "[head_loss] teacher: found ", in.teacher_hidden.dim(0), " rows and ", in.teacher_weight.dim(0),
         " tokens, expected ", tokens, " and ", in.student_weight.value.dim(0));
   check_dtype(kOp, "teacher_hidden", in.teacher_hidden, hidden.dtype());
+  check(!spec.segment_norm || spec.kind == LogitKind::logit_l2, "[head_loss] segment_norm is for logit_l2 only");
+}
+
+void check_weights(const HeadLossSpec& spec, const HeadLossWeights& in, int64_t tokens, int64_t vocab) {
+  if (!in.ce_weight.empty()) check_coefficients("ce_weight", in.ce_weight, tokens);
+  check_targets(in, vocab);
+  if (spec.kind == LogitKind::none) return;
   check_coefficients("logit_weight", in.logit_weight, tokens);
   if (!spec.segment_norm) return;
-  check(spec.kind == LogitKind::logit_l2, "[head_loss] segment_norm is for logit_l2 only");
   check(in.lens != nullptr && in.lens->tokens() == tokens, "[head_loss] segment_norm needs the boundaries of ", tokens,
         " rows");
   check_coefficients("segment_weight", in.segment_weight, in.lens->batch());
 }
 
-// The counted rows, on the device.
-struct CountedRows {
-  int64_t n = 0;
-  Tensor index;              // i64 [n] in the T rows, increasing
-  Tensor logit_coefficient;  // f32 [n]; undefined when kind is none
-  Tensor ce_coefficient;     // f32 [n]; undefined without label loss
-  Tensor target;             // i32 [n]
-  Tensor segment_begin;      // i64 [B + 1] among the n rows; segment_norm only
-  Tensor segment_weight;     // f32 [B]
-};
-
-CountedRows count_rows(Context& ctx, const HeadLossSpec& spec, const HeadLossInputs& in) {
-  const bool logit = spec.kind != LogitKind::none;
-  const bool ce = !in.ce_weight.empty();
-  std::vector<int64_t> index;
-  std::vector<float> logit_coefficient, ce_coefficient;
-  std::vector<int32_t> target;
-  const auto tokens = static_cast<size_t>(in.student_hidden.value().dim(0));
-  for (size_t i = 0; i < tokens; ++i) {
-    const float a = logit ? in.logit_weight[i] : 0.0F;
-    const float b = ce ? in.ce_weight[i] : 0.0F;
-    if (a == 0 && b == 0) continue;
-    index.push_back(static_cast<int64_t>(i));
-    logit_coefficient.push_back(a);
-    ce_coefficient.push_back(b);
-    target.push_back(b == 0 ? 0 : in.ce_target[i]);
+HeadLossRows rows_of(Context& ctx, const HeadLossSpec& spec, const HeadLossInputs& in) {
+  const int64_t tokens = in.student_hidden.value().dim(0);
+  if (in.rows) {
+    const bool logit = spec.kind != LogitKind::none;
+    check(in.rows->tokens == tokens, "[head_loss] rows: found those of ", in.rows->tokens, " tokens, expected ",
+          tokens);
+    check(in.rows->logit_coefficient.defined() == logit &&
+              in.rows->segment_begin.defined() == (logit && spec.segment_norm),
+          "[head_loss] rows: found those of another kind of loss");
+    return *in.rows;
   }
-  CountedRows rows;
-  rows.n = static_cast<int64_t>(index.size());
-  rows.index = Tensor::from(ctx, index, {rows.n});
-  if (logit) rows.logit_coefficient = Tensor::from(ctx, logit_coefficient, {rows.n});
-  if (ce) rows.ce_coefficient = Tensor::from(ctx, ce_coefficient, {rows.n});
-  rows.target = Tensor::from(ctx, target, {rows.n});
-  if (spec.segment_norm && logit) {
-    std::vector<int64_t> begin;
-    for (const int64_t cu : in.lens->cu) {
-      begin.push_back(std::lower_bound(index.begin(), index.end(), cu) - index.begin());
-    }
-    rows.segment_begin = Tensor::from(ctx, begin, {in.lens->batch() + 1});
-    rows.segment_weight = Tensor::from(ctx, in.segment_weight, {in.lens->batch()});
-  }
+  UploadBatch uploads;
+  HeadLossRows rows;
+  make_head_loss_rows(uploads, spec, in, tokens, in.student_weight.value.dim(0), rows);
+  uploads.send(ctx);
   return rows;
 }
 
@@ -221,7 +199,7 @@ class HeadLoss {
 
   HeadLossSpec spec_;
   HeadLossInputs in_;
-  CountedRows rows_;
+  HeadLossRows rows_;
   Tensor student_bias_, teacher_bias_;  // f32
   int64_t vocab_;
   bool need_input_ = false, need_weights_ = false;
@@ -243,7 +221,7 @@ Tensor float_bias(Context& ctx, const Tensor& bias) {
 }
 
 HeadLoss::HeadLoss(Context& ctx, const HeadLossSpec& spec, const HeadLossInputs& in)
-    : spec_(spec), in_(in), rows_(count_rows(ctx, spec, in)), vocab_(in.student_weight.value.dim(0)) {
+    : spec_(spec), in_(in), rows_(rows_of(ctx, spec, in)), vocab_(in.student_weight.value.dim(0)) {
   student_bias_ = float_bias(ctx, in.student_bias.value);
   if (spec.kind != LogitKind::none) teacher_bias_ = float_bias(ctx, in.teacher_bias);
   coefficient_ = rows_.logit_coefficient;
@@ -445,6 +423,38 @@ void HeadLoss::add_tile_gradients(Context& ctx, const Scratch& s) const {
 }
 
 }  // namespace
+
+void make_head_loss_rows(UploadBatch& uploads, const HeadLossSpec& spec, const HeadLossWeights& weights, int64_t tokens,
+                         int64_t vocab, HeadLossRows& rows) {
+  check_weights(spec, weights, tokens, vocab);
+  const bool logit = spec.kind != LogitKind::none;
+  const bool ce = !weights.ce_weight.empty();
+  std::vector<int64_t> index;
+  std::vector<float> logit_coefficient, ce_coefficient;
+  std::vector<int32_t> target;
+  for (size_t i = 0; i < static_cast<size_t>(tokens); ++i) {
+    const float a = logit ? weights.logit_weight[i] : 0.0F;
+    const float b = ce ? weights.ce_weight[i] : 0.0F;
+    if (a == 0 && b == 0) continue;
+    index.push_back(static_cast<int64_t>(i));
+    logit_coefficient.push_back(a);
+    ce_coefficient.push_back(b);
+    target.push_back(b == 0 ? 0 : weights.ce_target[i]);
+  }
+  rows.tokens = tokens;
+  rows.n = static_cast<int64_t>(index.size());
+  uploads.add(index, &rows.index);
+  if (logit) uploads.add(logit_coefficient, &rows.logit_coefficient);
+  if (ce) uploads.add(ce_coefficient, &rows.ce_coefficient);
+  uploads.add(target, &rows.target);
+  if (!logit || !spec.segment_norm) return;
+  std::vector<int64_t> begin;
+  for (const int64_t cu : weights.lens->cu) {
+    begin.push_back(std::lower_bound(index.begin(), index.end(), cu) - index.begin());
+  }
+  uploads.add(begin, &rows.segment_begin);
+  uploads.add(weights.segment_weight, &rows.segment_weight);
+}
 
 HeadLossResult head_loss(Graph& g, const HeadLossSpec& spec, const HeadLossInputs& in) {
   check_inputs(g.ctx(), spec, in);

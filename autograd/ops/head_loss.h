@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <type_traits>
 #include <vector>
 
@@ -30,19 +31,39 @@ struct HeadLossSpec {
   int64_t scratch_bytes = 128LL << 20;  // bound on the tiles; at least one row is taken
 };
 
-struct HeadLossInputs {
-  Var student_hidden;     // [T, D], f32 or (GPU) bf16; any row stride
-  Tensor teacher_hidden;  // [T, D'], same dtype; undefined when kind is none
-  Weight student_weight;  // [V, D], contiguous
-  Weight student_bias;    // [V] or undefined
-  Tensor teacher_weight;  // [V, D']
-  Tensor teacher_bias;    // [V] or undefined
+// Of the rows. lens and segment_weight are read with segment_norm only.
+struct HeadLossWeights {
   std::vector<float>
       logit_weight;  // [T] coefficient of the row's logit loss, 0 = not counted (marks only in segment_norm)
   std::vector<float> segment_weight;  // [B], segment_norm only: coefficient of each sample's norm
-  SeqlensPtr lens;                    // segment_norm only
+  SeqlensPtr lens;
   std::vector<float> ce_weight;    // [T] coefficient of -log softmax(s)[target], 0 = not counted; empty = no such term
   std::vector<int32_t> ce_target;  // [T]; read where ce_weight is not 0, then in [0, V)
+};
+
+// The counted rows on the device: n of T.
+struct HeadLossRows {
+  int64_t tokens = 0, n = 0;
+  Tensor index;              // i64 [n] in the T rows, increasing
+  Tensor logit_coefficient;  // f32 [n]; undefined when kind is none
+  Tensor ce_coefficient;     // f32 [n]; undefined without label loss
+  Tensor target;             // i32 [n]
+  Tensor segment_begin;      // i64 [B + 1] among the n rows; segment_norm only
+  Tensor segment_weight;     // f32 [B]
+};
+// Fills `rows` when the uploads are sent, for T tokens and V words. Error for wrong lengths, a target outside [0, V) or
+// weights that are not finite.
+void make_head_loss_rows(UploadBatch& uploads, const HeadLossSpec& spec, const HeadLossWeights& weights, int64_t tokens,
+                         int64_t vocab, HeadLossRows& rows);
+
+struct HeadLossInputs : HeadLossWeights {
+  Var student_hidden;                // [T, D], f32 or (GPU) bf16; any row stride
+  Tensor teacher_hidden;             // [T, D'], same dtype; undefined when kind is none
+  Weight student_weight;             // [V, D], contiguous
+  Weight student_bias;               // [V] or undefined
+  Tensor teacher_weight;             // [V, D']
+  Tensor teacher_bias;               // [V] or undefined
+  std::optional<HeadLossRows> rows;  // in place of the weights: made before, for the same kind of loss
 };
 
 // Positions in HeadLossResult::counts.

@@ -13,16 +13,13 @@ namespace {
 
 constexpr const char* kOp = "layer_loss";
 
-void check_coefficients(const char* name, const std::vector<float>& values, int64_t expected) {
-  check(static_cast<int64_t>(values.size()) == expected, "[layer_loss] ", name, ": found ", values.size(),
-        " values, expected ", expected);
+void check_finite(const char* name, const std::vector<float>& values) {
   for (size_t i = 0; i < values.size(); ++i) {
     check(std::isfinite(values[i]), "[layer_loss] ", name, " of row ", i, ": found ", values[i]);
   }
 }
 
 void check_inputs(Context& ctx, const LayerLossSpec& spec, const Var& student, const Tensor& teacher,
-                  const std::vector<float>& row_weight, const std::vector<float>& segment_weight,
                   const SeqlensPtr& lens) {
   check(student.defined() && student.value().rank() == 2 && student.value().dim(1) > 0,
         "[layer_loss] student must be [T, D]");
@@ -34,12 +31,10 @@ void check_inputs(Context& ctx, const LayerLossSpec& spec, const Var& student, c
          ", expected ", device_name(ctx.device()));
   }
   if (!ctx.on_gpu()) check_dtype(kOp, "student", s, DType::f32);
-  check_coefficients("row_weight", row_weight, s.dim(0));
   if (!spec.segment_norm) return;
   check(spec.kind == LayerKind::l2, "[layer_loss] segment_norm is for l2 only");
   check(lens != nullptr && lens->tokens() == s.dim(0), "[layer_loss] segment_norm needs the boundaries of ", s.dim(0),
         " rows");
-  check_coefficients("segment_weight", segment_weight, lens->batch());
 }
 
 // losses: f64 [T] or undefined; grad: as student, or undefined.
@@ -70,14 +65,37 @@ void run_rows(Context& ctx, const LayerLossSpec& spec, const Tensor& student, co
 
 }  // namespace
 
+void make_layer_loss_rows(UploadBatch& uploads, const LayerLossSpec& spec, const std::vector<float>& row_weight,
+                          const std::vector<float>& segment_weight, const SeqlensPtr& lens, LayerLossRows& rows) {
+  check_finite("row_weight", row_weight);
+  uploads.add(row_weight, &rows.row_weight);
+  if (!spec.segment_norm) return;
+  check(lens != nullptr && static_cast<int64_t>(segment_weight.size()) == lens->batch(),
+        "[layer_loss] segment_weight: found ", segment_weight.size(), " values, expected ",
+        lens != nullptr ? lens->batch() : 0);
+  check_finite("segment_weight", segment_weight);
+  uploads.add(segment_weight, &rows.segment_weight);
+}
+
 LayerLossResult layer_loss(Graph& g, const LayerLossSpec& spec, const Var& student, const Tensor& teacher,
                            const std::vector<float>& row_weight, const std::vector<float>& segment_weight,
                            const SeqlensPtr& lens) {
+  check_inputs(g.ctx(), spec, student, teacher, lens);
+  UploadBatch uploads;
+  LayerLossRows rows;
+  make_layer_loss_rows(uploads, spec, row_weight, segment_weight, lens, rows);
+  uploads.send(g.ctx());
+  return layer_loss(g, spec, student, teacher, rows, lens);
+}
+
+LayerLossResult layer_loss(Graph& g, const LayerLossSpec& spec, const Var& student, const Tensor& teacher,
+                           const LayerLossRows& rows, const SeqlensPtr& lens) {
   Context& ctx = g.ctx();
-  check_inputs(ctx, spec, student, teacher, row_weight, segment_weight, lens);
+  check_inputs(ctx, spec, student, teacher, lens);
   const Tensor& s = student.value();
   const int64_t tokens = s.dim(0);
-  const Tensor weight = Tensor::from(ctx, row_weight, {tokens});
+  const Tensor& weight = rows.row_weight;
+  check(weight.numel() == tokens, "[layer_loss] row_weight: found ", weight.numel(), " values, expected ", tokens);
   const Tensor losses = Tensor::empty(ctx, {tokens}, DType::f64);
   Tensor grad;
   if (g.recording() && student.requires_grad()) grad = Tensor::empty(ctx, s.shape(), s.dtype());
@@ -90,7 +108,9 @@ LayerLossResult layer_loss(Graph& g, const LayerLossSpec& spec, const Var& stude
   } else {
     // A sample's norm needs all its rows, the gradient of each row needs the norm.
     run_rows(ctx, spec, s, teacher, weight, losses, Tensor());
-    const Tensor segments = Tensor::from(ctx, segment_weight, {lens->batch()});
+    const Tensor& segments = rows.segment_weight;
+    check(segments.defined() && segments.numel() == lens->batch(), "[layer_loss] segment_weight: found ",
+          segments.defined() ? segments.numel() : 0, " values, expected ", lens->batch());
     const Tensor norm = Tensor::empty(ctx, {lens->batch()}, DType::f64);
     const Tensor coefficient = Tensor::empty(ctx, {tokens}, DType::f32);
     segment_norms(ctx, {lens->device_cu, weight, segments, losses, norm, coefficient});

@@ -28,6 +28,15 @@ struct LayerLossResult {
   Tensor term;  // f64 [1], sum of weight * loss, without the scale
 };
 
+// The weights of a loss on the device, for several layers that are compared on the same rows.
+struct LayerLossRows {
+  Tensor row_weight;      // f32 [T]
+  Tensor segment_weight;  // f32 [B], segment_norm only
+};
+// Fills `rows` when the uploads are sent. Errors: see layer_loss.
+void make_layer_loss_rows(UploadBatch& uploads, const LayerLossSpec& spec, const std::vector<float>& row_weight,
+                          const std::vector<float>& segment_weight, const SeqlensPtr& lens, LayerLossRows& rows);
+
 // student [T, D], f32 or (GPU) bf16, any row stride; teacher [T, D], same dtype. row_weight [T]: coefficient of the
 // row's loss, 0 = not counted (marks only in segment_norm, where segment_weight [B] and lens are needed). Error on
 // wrong shapes, dtypes, lengths or weights that are not finite. Equal bits give exactly 0 and gradients that are
@@ -35,6 +44,8 @@ struct LayerLossResult {
 LayerLossResult layer_loss(Graph& g, const LayerLossSpec& spec, const Var& student, const Tensor& teacher,
                            const std::vector<float>& row_weight, const std::vector<float>& segment_weight,
                            const SeqlensPtr& lens);
+LayerLossResult layer_loss(Graph& g, const LayerLossSpec& spec, const Var& student, const Tensor& teacher,
+                           const LayerLossRows& rows, const SeqlensPtr& lens);
 
 // --- Raw kernels -----------------------------------------------------------------------------------------------------
 
