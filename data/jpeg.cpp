@@ -15,6 +15,9 @@
 namespace matvlm {
 namespace {
 
+// Of a progressive picture. Programs write about ten; a scan may take a few bytes and still walk over every pixel.
+constexpr int kMaxScans = 200;
+
 class JpegReader {
  public:
   JpegReader(std::span<const uint8_t> bytes, const std::string& source) : bytes_(bytes), source_(source) {
@@ -22,6 +25,7 @@ class JpegReader {
     manager_.error_exit = on_error;
     manager_.emit_message = on_message;
     info_.client_data = this;
+    progress_.progress_monitor = on_progress;
   }
   ~JpegReader() {
     if (created_) jpeg_destroy_decompress(&info_);
@@ -37,6 +41,7 @@ class JpegReader {
     if (setjmp(jump_) != 0) return false;
     jpeg_create_decompress(&info_);
     created_ = true;
+    info_.progress = &progress_;
     jpeg_mem_src(&info_, bytes_.data(), static_cast<unsigned long>(bytes_.size()));
     jpeg_save_markers(&info_, JPEG_APP0 + 1, 0xFFFF);
     jpeg_read_header(&info_, TRUE);
@@ -80,6 +85,15 @@ class JpegReader {
     std::longjmp(self->jump_, 1);
   }
 
+  // Called while scans are read.
+  static void on_progress(j_common_ptr info) {
+    const int scan = reinterpret_cast<j_decompress_ptr>(info)->input_scan_number;
+    if (scan <= kMaxScans) return;
+    auto* self = static_cast<JpegReader*>(info->client_data);
+    std::snprintf(self->message_, sizeof(self->message_), "found more than %d scans", kMaxScans);
+    std::longjmp(self->jump_, 1);
+  }
+
   static void on_message(j_common_ptr info, int level) {
     if (level >= 0) return;  // traces
     switch (info->err->msg_code) {
@@ -94,6 +108,7 @@ class JpegReader {
 
   jpeg_decompress_struct info_{};
   jpeg_error_mgr manager_{};
+  jpeg_progress_mgr progress_{};
   std::jmp_buf jump_{};
   char message_[JMSG_LENGTH_MAX] = "";
   bool created_ = false;

@@ -172,7 +172,8 @@ void declare_data(KeyTable& t) {
         "positions of a sample after the image is spliced in; longer ones are cut");
   t.key("data.image_aspect", MEMBER(data.image_aspect),
         "pictures that are not square: stretched to a square, or padded to one with the mean colour");
-  t.key("data.prefetch", MEMBER(data.prefetch), at_least(1), "micro-batches made ahead of the computation")
+  t.key("data.prefetch", MEMBER(data.prefetch), at_least(1),
+        "micro-batches made ahead of the computation, at least one for each thread")
       .resume_may_change();
   t.key("data.threads", MEMBER(data.threads), at_least(1), "threads of each rank that make them").resume_may_change();
   t.key("data.cache_mib", MEMBER(data.cache_mib), at_least(0),

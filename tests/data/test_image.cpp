@@ -239,6 +239,26 @@ TEST(Image, DamagedJpegNeverReadsOutOfBounds) {
   EXPECT_GT(errors, 100);
 }
 
+// The same few bytes over and over, each time for the whole picture.
+TEST(Image, JpegOfManyScansIsRefused) {
+  const Bytes whole = golden_bytes("progressive.jpg");
+  const Bytes start_of_scan = {0xFF, 0xDA}, start_of_tables = {0xFF, 0xC4};
+  const auto first = std::search(whole.begin(), whole.end(), start_of_scan.begin(), start_of_scan.end());
+  const auto tables = std::search(first, whole.end(), start_of_tables.begin(), start_of_tables.end());
+  ASSERT_NE(tables, whole.end());
+  Bytes scan(first, tables);
+  scan[static_cast<size_t>(scan[3]) + 1] = 0;  // the coefficients' last bit at once, so that the scan may come again
+  const auto with_scans = [&](int count) {
+    Bytes out(whole.begin(), first);
+    for (int i = 0; i < count; ++i) out.insert(out.end(), scan.begin(), scan.end());
+    out.insert(out.end(), {0xFF, 0xD9});
+    return message_of(out);
+  };
+  EXPECT_EQ(with_scans(1), "no error");
+  EXPECT_EQ(with_scans(200), "no error");
+  EXPECT_EQ(with_scans(201), "folder/picture: damaged JPEG: found more than 200 scans");
+}
+
 TEST(Image, SizesInTheHeader) {
   EXPECT_EQ(message_of(make_png({60000, 60000, 8, 2, 0, {}})),
             "folder/picture: the picture is 60000 x 60000; expected at most 134217728 pixels");
