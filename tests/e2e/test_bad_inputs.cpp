@@ -314,13 +314,13 @@ TEST_F(BadInputs, Pictures) {
     expect_failure(generate(name),
                    name + ": truncated " + kind + ": the " + half + " bytes end before the picture does");
     write(name, "");
-    expect_failure(generate(name), name + ": the picture is empty (0 bytes); expected PNG or JPEG data");
+    expect_failure(generate(name), name + ": the picture is empty (0 bytes); expected PNG, JPEG or WebP data");
   }
   write("text.png", "no picture at all");
   expect_failure(
       generate("text.png"),
-      "text.png: unknown picture format, first bytes 6e 6f 20 70 69 63 74 75; expected PNG (89 50 4e 47 ...) or JPEG "
-      "(ff d8 ff)");
+      "text.png: unknown picture format, first bytes 6e 6f 20 70 69 63 74 75; expected PNG (89 50 4e 47 ...), JPEG "
+      "(ff d8 ff) or WebP (RIFF....WEBP)");
 
   // In a pack: found when it is made, or, where that was switched off, by the one rank that needs the picture.
   fs::create_directory(file("broken_images"));
