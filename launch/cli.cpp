@@ -173,7 +173,8 @@ class Parser {
     CLI::App& g = add(app_, "generate", "answer a question, with or without a picture, or continue a text", generate,
                       run_generate);
     g.add_option("--model", generate->model, "exported folder, or a run (its best checkpoint)")->required();
-    g.add_option("--image", generate->image, "PNG, JPEG or WebP file; without it the question is about nothing but itself");
+    g.add_option("--image", generate->image,
+                 "PNG, JPEG or WebP file; without it the question is about nothing but itself");
     g.add_option("--prompt", generate->prompt, "the question, or with template none the text to continue")->required();
     g.add_option("--template", generate->template_name,
                  "phi, llama, chatml, a YAML file, none, or auto: phi for a Phi, else none")
