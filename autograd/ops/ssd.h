@@ -53,6 +53,9 @@ struct SsdArgs {
   int64_t dx_stride = 0, db_stride = 0, dc_stride = 0, ddt_stride = 0;
   bool dx_accumulate = false, db_accumulate = false, dc_accumulate = false, ddt_accumulate = false;
   F *da_log = nullptr, *dd = nullptr, *ddt_bias = nullptr;  // [H]; added into
+  // GPU: not 0: the kernels for devices without bulk copies, as chosen where a block may have so many bytes of shared
+  // memory; for tests of what smaller GPUs run.
+  int64_t portable_shared = 0;
 };
 
 // GPU launchers for float and bf16 (ssd.cu). They take what scratch they need from the context's allocator.

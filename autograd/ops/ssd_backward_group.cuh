@@ -66,6 +66,7 @@ struct GroupShared {
   ScoreFragments products[2];  // C_i . B_j, rows i for dC and rows j for dx
   ScoreFragments sums[2];      // of G_ij dt_j over the heads, rows i for dC and rows j for dB
   uint64_t shared_full;        // B and C
+  uint64_t cleared;            // rows past the end of a short chunk: B and C, then each head's
   uint64_t full[kStages], done[kStages];
 };
 
@@ -89,6 +90,7 @@ struct GroupLoader {
   // By one thread, like everything but finish; followed by __syncthreads().
   __device__ void init(Shared& sm) const {
     hopper::barrier_init(mma::shared_address(&sm.shared_full), 1);
+    hopper::barrier_init(mma::shared_address(&sm.cleared), kHeadThreads / 32);
     for (int i = 0; i < Shared::kStages; ++i) {
       hopper::barrier_init(mma::shared_address(&sm.full[i]), 1);
       hopper::barrier_init(mma::shared_address(&sm.done[i]), kHeadThreads / 32);
@@ -126,9 +128,10 @@ struct GroupLoader {
     hopper::copy_box(mma::shared_address(stage.x), maps.x, full, 0, h / p.x.heads_per_group, row);
   }
 
-  // Zeros in two tiles where copies brought rows of the next sequence; by all threads.
+  // Zeros in two tiles where copies brought rows of the next sequence; by all threads, whose warps come from different
+  // places of the code. `turn`: how often they have been here.
   template <int kWidth>
-  __device__ void clear_tail(bf16* first, bf16* second) const {
+  __device__ void clear_tail(Shared& sm, bf16* first, bf16* second, int turn) const {
     if (chunk.count == kChunk) return;
     constexpr int kStride = Tile<kWidth>::kStride;
     for (int i = chunk.count * kStride / 2 + thread; i < kChunk * kStride / 2; i += kHeadThreads) {
@@ -136,19 +139,22 @@ struct GroupLoader {
       reinterpret_cast<unsigned*>(second)[i] = 0U;
     }
     hopper::async_proxy_fence();  // later copies come after these
-    block_sync();
+    const unsigned cleared = mma::shared_address(&sm.cleared);
+    __syncwarp();
+    if (thread % 32 == 0) hopper::barrier_arrive(cleared);
+    hopper::barrier_wait(cleared, static_cast<unsigned>(turn) & 1U);
   }
 
   __device__ void finish_shared(Shared& sm) const {
     hopper::barrier_wait(mma::shared_address(&sm.shared_full), 0);
-    clear_tail<N>(sm.b, sm.c);
+    clear_tail<N>(sm, sm.b, sm.c, 0);
   }
   __device__ HeadView finish(Shared& sm, int i) const {
     GroupStage<P, N>& stage = sm.stage[i % Shared::kStages];
     GroupSteps& steps = sm.steps[i % (2 * Shared::kStages)];
     hopper::barrier_wait(mma::shared_address(&sm.full[i % Shared::kStages]),
                          static_cast<unsigned>(i / Shared::kStages) & 1U);
-    clear_tail<P>(stage.x, stage.dy);
+    clear_tail<P>(sm, stage.x, stage.dy, 1 + i);
     return {stage.x, stage.dy, stage.state, stage.dstate, steps.cum, steps.step, steps.sums};
   }
 };

@@ -62,7 +62,7 @@ struct StageLoader {
       if (chunk.count < kChunk) clear_tail(sm);
     } else {
       mma::copy_async_wait<0>();
-      block_sync();
+      __syncthreads();
     }
   }
 
@@ -77,7 +77,7 @@ struct StageLoader {
       }
     }
     hopper::async_proxy_fence();  // later copies come after these
-    block_sync();
+    __syncthreads();
   }
 };
 
@@ -133,46 +133,51 @@ constexpr int kHeadThreads = 3 * 128;
 template <int P, int N, bool kBulk>
 constexpr int kHeadStages = kBulk && 2 * sizeof(BackwardShared<P, N>) <= 220 * 1024 ? 2 : 1;
 
-// What four warps of the kernel for several heads compute.
+// What four warps of the kernels for several heads compute.
 enum class Role { dc, db, dx };
 
 // heads_per_block heads of one group (of those operands that have groups), one after the other, while the operands of
-// the next ones arrive; gradients of what they share add up in registers.
-template <int P, int N, bool kBulk, Role kRole>
+// the next ones arrive; gradients of what they share add up in registers. The roles share one loop: its barriers have
+// to be the same instruction for all threads.
+template <int P, int N, bool kBulk>
 __device__ void backward_heads(const BackwardArgs& args, const StageLoader<P, N, kBulk, kHeadThreads>& loader,
-                               BackwardShared<P, N>* stages, int64_t part) {
+                               BackwardShared<P, N>* stages, int first_head, int64_t part, int64_t parts) {
   constexpr int kStages = kHeadStages<P, N, kBulk>;
-  constexpr int kWidth = kRole == Role::dx ? P : N;
   const int heads = args.heads_per_block;
-  const int64_t parts = args.problem.heads / heads;
-  const int first_head = static_cast<int>(part) * heads;
+  const auto role = static_cast<Role>(loader.thread / 128);
   const int warp = loader.thread / 32 % kRowTiles;
   const int lane = loader.thread % 32;
-  const Output& out = kRole == Role::dc ? args.dc : kRole == Role::db ? args.db : args.dx;
-  float sum[kWidth / 8][4];
+  const bool apart = (role == Role::dc ? args.dc : role == Role::db ? args.db : args.dx).heads_per_group == 1;
+  float sum[(P > N ? P : N) / 8][4];
   clear(sum);
   for (int i = 0; i < heads; ++i) {
     const int h = first_head + i;
     BackwardShared<P, N>& sm = stages[i % kStages];
     loader.finish(sm, static_cast<unsigned>(i / kStages) & 1U);
-    if constexpr (kRole == Role::dc) add_dc<P, N, false>(sum, sm, warp, lane);
-    if constexpr (kRole == Role::db) {
-      add_db<P, N, false>(sum, sm, warp, lane);
+    const bool complete = apart || i + 1 == heads;
+    if (role == Role::dc) {
+      auto& dc = columns_of<N>(sum);
+      add_dc<P, N, false>(dc, sm, warp, lane);
+      if (complete) write_gradient<N>(dc, args.dc, loader.chunk, h, part, parts, warp, lane);
+    } else if (role == Role::db) {
+      auto& db = columns_of<N>(sum);
+      add_db<P, N, false>(db, sm, warp, lane);
       dot_states<P, N>(sm, warp, lane);
+      if (complete) write_gradient<N>(db, args.db, loader.chunk, h, part, parts, warp, lane);
+    } else {
+      auto& dx = columns_of<P>(sum);
+      add_dx<P, N, false>(dx, sm, args.d[h], warp, lane);
+      if (complete) write_gradient<P>(dx, args.dx, loader.chunk, h, part, parts, warp, lane);
     }
-    if constexpr (kRole == Role::dx) add_dx<P, N, false>(sum, sm, args.d[h], warp, lane);
-    if (i + 1 == heads || out.heads_per_group == 1) {
-      write_gradient<kWidth>(sum, out, loader.chunk, h, part, parts, warp, lane);
-      clear(sum);
-    }
-    block_sync();  // of all roles: the tiles have been read, the sums are complete
-    if (kRole == Role::dc && warp == 0) {
+    if (complete) clear(sum);
+    __syncthreads();  // the tiles have been read, the sums are complete
+    if (loader.thread < 32) {
       step_gradients(args, sm, loader.chunk, loader.slot, h, lane);
       __syncwarp();
       if (kBulk && lane == 0 && i + kStages < heads) loader.start(sm, h + kStages);
     }
     if (!kBulk && i + 1 < heads) {
-      block_sync();
+      __syncthreads();
       loader.start(sm, h + 1);
     }
   }
@@ -216,13 +221,7 @@ __global__ void __launch_bounds__(kHeadThreads, 1)
     if (!kBulk || thread == 0) {
       for (int i = 0; i < min(kStages, heads); ++i) loader.start(stages[i], first_head + i);
     }
-    if (thread < 128) {
-      backward_heads<P, N, kBulk, Role::dc>(args, loader, stages, part);
-    } else if (thread < 256) {
-      backward_heads<P, N, kBulk, Role::db>(args, loader, stages, part);
-    } else {
-      backward_heads<P, N, kBulk, Role::dx>(args, loader, stages, part);
-    }
+    backward_heads<P, N, kBulk>(args, loader, stages, first_head, part, parts);
   }
 }
 

@@ -249,9 +249,18 @@ void sum_parts(Context& ctx, const Output& out, int64_t tokens, int64_t heads, i
   MATVLM_LAUNCH_CHECK();
 }
 
+// Shared memory that a block may have.
+int64_t shared_limit(Context& ctx, const SsdArgs<bf16, float>& a) {
+  const int64_t limit = ctx.cuda()->max_shared_memory();
+  return a.portable_shared == 0 ? limit : std::min(limit, a.portable_shared);
+}
+
 // Whether this device and build have the kernels that use bulk tensor copies, and the operands are aligned for them.
-bool bulk_applies(Context& ctx, const SizeKernels& k, int64_t tokens, std::initializer_list<const Rows*> operands) {
-  if (ctx.cuda()->compute_capability() != 90 || tokens > INT32_MAX || !k.has_sm90a(ctx)) return false;
+bool bulk_applies(Context& ctx, const SizeKernels& k, const SsdArgs<bf16, float>& a,
+                  std::initializer_list<const Rows*> operands) {
+  if (ctx.cuda()->compute_capability() != 90 || a.portable_shared != 0 || a.tokens > INT32_MAX || !k.has_sm90a(ctx)) {
+    return false;
+  }
   return std::all_of(operands.begin(), operands.end(), [](const Rows* rows) { return rows->vectors; });
 }
 
@@ -269,10 +278,9 @@ CUtensorMap states_map(const SizeKernels& k, const CUtensorMap& whole, const Row
 bool ssd_chunk_applies(Context& ctx, const SsdArgs<bf16, float>& a, bool backward) {
   const SizeKernels* k = find_size(a.shape);
   if (k == nullptr || a.tokens == 0 || a.every != nullptr) return false;
-  const int64_t limit = ctx.cuda()->max_shared_memory();
-  const int64_t needed = backward ? k->backward_shared : k->forward_shared_small;
+  const int64_t needed = backward ? k->backward_shared : k->forward_shared;
   constexpr int64_t kGridLimit = 65535;
-  return std::max(needed, k->states_shared) <= limit && a.batch <= kGridLimit;
+  return std::max(needed, k->states_shared) <= shared_limit(ctx, a) && a.batch <= kGridLimit;
 }
 
 void ssd_chunk_forward(Context& ctx, const SsdArgs<bf16, float>& a) {
@@ -292,7 +300,7 @@ void ssd_chunk_forward(Context& ctx, const SsdArgs<bf16, float>& a) {
   const auto heads = static_cast<unsigned>(s.heads);
   const auto batch = static_cast<unsigned>(a.batch);
   const Problem& p = args.problem;
-  const bool bulk = bulk_applies(ctx, kernels, a.tokens, {&p.x, &p.b, &p.c});
+  const bool bulk = bulk_applies(ctx, kernels, a, {&p.x, &p.b, &p.c});
   ForwardMaps maps{};
   if (bulk) {
     maps = {operand_map(p.x, p.heads, a.tokens, kernels.p), operand_map(p.b, p.heads, a.tokens, kernels.n),
@@ -319,8 +327,7 @@ void ssd_chunk_forward(Context& ctx, const SsdArgs<bf16, float>& a) {
   }
   const dim3 grid(heads, static_cast<unsigned>(split.segments), batch);
   if (bulk) return kernels.pipeline(args, maps, grid, cuda_stream(ctx));
-  const bool large = kernels.forward_shared_large <= ctx.cuda()->max_shared_memory();
-  kernels.forward(args, large, grid, cuda_stream(ctx));
+  kernels.forward(args, shared_limit(ctx, a), grid, cuda_stream(ctx));
 }
 
 void ssd_chunk_backward(Context& ctx, const SsdArgs<bf16, float>& a) {
@@ -336,7 +343,7 @@ void ssd_chunk_backward(Context& ctx, const SsdArgs<bf16, float>& a) {
   passes.pass[0] = {p.x, p.b, a.initial, a.slots, nullptr, before, nullptr, nullptr};
   passes.pass[1] = {p.dy, p.c, a.dfinal_state, nullptr, a.dinitial, after, nullptr, nullptr};
   const int64_t state_rows = p.slots * s.heads * kernels.p;
-  const bool bulk = state_rows <= INT32_MAX && bulk_applies(ctx, kernels, a.tokens, {&p.x, &p.b, &p.c, &p.dy});
+  const bool bulk = state_rows <= INT32_MAX && bulk_applies(ctx, kernels, a, {&p.x, &p.b, &p.c, &p.dy});
   BackwardMaps maps{};
   if (bulk) {
     const auto all_states = [&](const bf16* data) {

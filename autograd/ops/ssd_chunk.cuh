@@ -31,10 +31,6 @@ struct ChunkInfo {
 };
 __host__ __device__ inline int64_t first_slot(int64_t begin, int64_t sequence) { return begin / kChunk + sequence; }
 
-// A barrier of all threads of a block whose warps come from different places of the code. Out of line, so that all of
-// them meet at one instruction. synccheck still reports the forward kernel (tests/bench/RESULTS.md); counts are equal.
-static __device__ __noinline__ void block_sync() { __syncthreads(); }
-
 // An operand [T, groups*width] of which head h reads group h / heads_per_group.
 struct Rows {
   const bf16* data = nullptr;
@@ -167,6 +163,13 @@ __device__ void clear(float (&sum)[kTiles][4]) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) sum[n][i] = 0.0F;
   }
+}
+
+// The first kWidth columns of fragments that serve warps of two roles, so that both use the same registers.
+template <int kWidth, int kTiles>
+__device__ float (&columns_of(float (&sum)[kTiles][4]))[kWidth / 8][4] {
+  static_assert(kWidth / 8 <= kTiles);
+  return reinterpret_cast<float(&)[kWidth / 8][4]>(sum);
 }
 
 // Rows g and g + 8 of the fragments times two factors.
@@ -305,49 +308,51 @@ __device__ void stage_state(const float (&state)[N / 8][4], bf16* to, int row, i
 }
 
 // How a chunk enters a state: the forward state takes 2^(cum_last - cum_j) dt_j x_j (outer) B_j, the gradient of the
-// state, going backward, 2^cum_i dy_i (outer) C_i.
-// Nothing past the end of the chunk.
+// state, going backward, 2^cum_i dy_i (outer) C_i. A lane gets the weights of its two tokens, 2 lane and 2 lane + 1.
 template <bool kReverse>
-__device__ float state_weight(const float* cum, const float* step, int row) {
-  if constexpr (kReverse) return mma::exp2_approx(fminf(cum[row], 0.0F));
-  return mma::exp2_approx(fminf(cum[kChunk - 1] - cum[row], 0.0F)) * step[row];
+__device__ float2 state_weights(const float* cum, const float* step, int lane) {
+  const float2 own = reinterpret_cast<const float2*>(cum)[lane];
+  if constexpr (kReverse) return {mma::exp2_approx(fminf(own.x, 0.0F)), mma::exp2_approx(fminf(own.y, 0.0F))};
+  const float last = cum[kChunk - 1];
+  const float2 dt = reinterpret_cast<const float2*>(step)[lane];
+  return {mma::exp2_approx(fminf(last - own.x, 0.0F)) * dt.x, mma::exp2_approx(fminf(last - own.y, 0.0F)) * dt.y};
 }
 
-// state = decay state + (weights u)^T v, by the P / 16 warps that meet at barrier 1; thread counts from 0 among them.
-// `scaled` is their scratch; it may be u itself.
-template <int P, int N, bool kReverse>
-__device__ void update_state(float (&state)[N / 8][4], const bf16* u, const bf16* v, bf16* scaled, const float* cum,
-                             const float* step, int count, int thread) {
-  constexpr int kThreads = 2 * P;
-  constexpr int kVectors = P / 8;
-  constexpr int kStride = Tile<P>::kStride;
-  constexpr int kRounds = kChunk * kVectors / kThreads;
-  const auto row_of = [&](int round) { return (round * kThreads + thread) / kVectors; };
-  const auto place = [&](int round) { return row_of(round) * kStride + (round * kThreads + thread) % kVectors * 8; };
-  uint4 values[kRounds];
+// A fragment whose columns are the tokens from 16 tile on, times their weights (own: state_weights). kForeign: another
+// sequence's rows may lie past `count`, which become zeros; otherwise they are zeros.
+template <bool kForeign>
+__device__ void weigh_tokens(unsigned (&a)[4], float2 own, int tile, int count, int lane) {
 #pragma unroll
-  for (int round = 0; round < kRounds; ++round) values[round] = *reinterpret_cast<const uint4*>(u + place(round));
+  for (int half = 0; half < 2; ++half) {
+    const int holder = 8 * tile + 4 * half + lane % 4;  // the lane with the weights of this lane's two columns
+    const float left = __shfl_sync(0xffffffffU, own.x, holder);
+    const float right = __shfl_sync(0xffffffffU, own.y, holder);
 #pragma unroll
-  for (int round = 0; round < kRounds; ++round) {
-    const int row = row_of(round);
-    const float weight = state_weight<kReverse>(cum, step, row);
-    unsigned* words = &values[round].x;
-#pragma unroll
-    for (int w = 0; w < 4; ++w) {
-      words[w] = row < count ? mma::pack(mma::low_half(words[w]) * weight, mma::high_half(words[w]) * weight) : 0U;
+    for (int i = 0; i < 2; ++i) {
+      unsigned& pair = a[2 * half + i];
+      pair = mma::pack(mma::low_half(pair) * left, mma::high_half(pair) * right);
+      if (kForeign && count < kChunk) {
+        pair &= (2 * holder < count ? 0xffffU : 0U) | (2 * holder + 1 < count ? 0xffff0000U : 0U);
+      }
     }
-    *reinterpret_cast<uint4*>(scaled + place(round)) = values[round];
   }
-  asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory");
+}
+
+// state = decay state + (weights u)^T v: one warp, the 16 rows of the state that are the columns of u from `column` on.
+// It meets no other warp: u is weighted in its fragments, not in shared memory. kForeign: as above, of u.
+template <int P, int N, bool kReverse, bool kForeign>
+__device__ void update_state(float (&state)[N / 8][4], const bf16* u, const bf16* v, const float* cum,
+                             const float* step, int count, int column, int lane) {
+  const float2 weights = state_weights<kReverse>(cum, step, lane);
   const float decay = mma::exp2_approx(fminf(cum[kChunk - 1], 0.0F));
   scale_rows(state, decay, decay);
-  const int lane = thread % 32;
-  const Tile<P> left(scaled);
+  const Tile<P> left(u);
   const Tile<N> right(v);
 #pragma unroll
   for (int k = 0; k < kRowTiles; ++k) {
     unsigned a[4];
-    left.load_a_trans(a, k * 16, thread / 32 * 16, lane);
+    left.load_a_trans(a, k * 16, column, lane);
+    weigh_tokens<kForeign>(a, weights, k, count, lane);
     add_product<N>(state, a, right, k * 16, lane);
   }
 }

@@ -1,6 +1,7 @@
 // Forward pass of the chunked SSD in one sweep over the data: a block owns a head of a sequence (or of a segment of it)
 // and goes through its chunks. Four warps compute the outputs of a chunk from the state before it, P / 16 others
-// meanwhile the state after it, which lives in their registers; one barrier per chunk.
+// meanwhile the state after it, which lives in their registers. All warps go through one loop, whose barriers lie
+// outside of what only some of them do: a block's barrier has to be the same instruction for all of its threads.
 #pragma once
 
 #include "autograd/ops/ssd_states.cuh"
@@ -20,27 +21,24 @@ struct ForwardArgs {
   int64_t part_chunks = 0;
 };
 
-// Chunks under way and copies of the rounded state: the large form where it fits, the small one on devices with 99 KiB
-// of shared memory a block, at the price of a second barrier per chunk.
-template <int P, int N, bool kLarge>
+// kStages: chunks under way; with one, nothing hides its loads. kStates: copies of the rounded state; one costs a
+// second barrier per chunk.
+template <int P, int N, int kStages, int kStates>
 struct ForwardShared {
-  static constexpr int kTileBytes = 2 * (Tile<P>::elements(kChunk) + 2 * Tile<N>::elements(kChunk));
-  static constexpr int kStages = kLarge && 3 * kTileBytes + 4 * Tile<N>::elements(P) < 200 * 1024 ? 3 : 2;
-  static constexpr int kStates = kLarge ? 2 : 1;
   bf16 x[kStages][Tile<P>::elements(kChunk)];
   bf16 b[kStages][Tile<N>::elements(kChunk)];
   bf16 c[kStages][Tile<N>::elements(kChunk)];
-  bf16 scaled[Tile<P>::elements(kChunk)];
   bf16 state[kStates][Tile<N>::elements(P)];
   float cum[kStages][kChunk];
   float step[kStages][kChunk];
 };
 
-// Outputs of the 16 tokens from 16 * warp on. release(true) is called when the state has been read, release(false) when
-// the chunk has been.
+// Outputs of the 16 tokens from 16 * warp on, computed in y. release(true) is called when the state has been read,
+// release(false) when the chunk has been.
 template <int P, int N, class Shared, class Release>
-__device__ void chunk_outputs(const ForwardArgs& args, const Shared& sm, int stage, const bf16* state_before,
-                              int64_t first, int count, int h, float skip, int warp, int lane, Release&& release) {
+__device__ void chunk_outputs(float (&y)[P / 8][4], const ForwardArgs& args, const Shared& sm, int stage,
+                              const bf16* state_before, int64_t first, int count, int h, float skip, int warp, int lane,
+                              Release&& release) {
   const int t = lane % 4;
   const int row = warp * kTileRows + lane / 4;
   if (warp * kTileRows >= count) {
@@ -55,7 +53,6 @@ __device__ void chunk_outputs(const ForwardArgs& args, const Shared& sm, int sta
 
   unsigned c[N / 16][4];
   load_rows<N>(c, Tile<N>(sm.c[stage]), warp * kTileRows, lane);
-  float y[P / 8][4];
   clear(y);
   add_product_trans<N, P>(y, c, Tile<N>(state_before), lane);
   release(true);
@@ -94,13 +91,11 @@ __device__ void chunk_outputs(const ForwardArgs& args, const Shared& sm, int sta
 }
 
 // Grid: (H, segments, B); kRowTiles + P / 16 warps.
-template <int P, int N, bool kLarge>
+template <int P, int N, int kStages, int kStates>
 __global__ void __launch_bounds__(128 + 2 * P) forward_kernel(const __grid_constant__ ForwardArgs args) {
   constexpr int kThreads = 128 + 2 * P;
   extern __shared__ __align__(128) unsigned char memory[];
-  using Shared = ForwardShared<P, N, kLarge>;
-  constexpr int kStages = Shared::kStages;
-  auto& sm = *reinterpret_cast<Shared*>(memory);
+  auto& sm = *reinterpret_cast<ForwardShared<P, N, kStages, kStates>*>(memory);
   const Problem& p = args.problem;
   const int thread = static_cast<int>(threadIdx.x);
   const int warp = thread / 32;
@@ -126,52 +121,63 @@ __global__ void __launch_bounds__(128 + 2 * P) forward_kernel(const __grid_const
     }
     mma::copy_async_commit();
   };
+  constexpr int kAhead = kStages > 1 ? kStages - 1 : 1;
 #pragma unroll
-  for (int i = 0; i < kStages - 1; ++i) load(first_chunk + i);
+  for (int i = 0; i < kAhead; ++i) load(first_chunk + i);
 
-  if (warp < kRowTiles) {
-    const float skip = args.d[h];
-    for (int64_t k = first_chunk; k < last_chunk; ++k) {
-      mma::copy_async_wait<kStages - 2>();
-      block_sync();
-      load(k + kStages - 1);
-      const int64_t first = begin + k * kChunk;
-      const int count = static_cast<int>(min(length - k * kChunk, static_cast<int64_t>(kChunk)));
-      chunk_outputs<P, N>(args, sm, static_cast<int>((k - first_chunk) % kStages),
-                          sm.state[(k - first_chunk) % Shared::kStates], first, count, h, skip, warp, lane,
-                          [](bool) {});
-      if constexpr (Shared::kStates == 1) block_sync();  // the state has been read
-    }
-    return;
-  }
+  const bool outputs = warp < kRowTiles;  // or states
+  const float skip = args.d[h];
   const int t = lane % 4;
-  const int own_row = (warp - kRowTiles) * kTileRows + lane / 4;
+  const int column = (warp - kRowTiles) * kTileRows;  // of x: the rows of the state that this warp has
+  const int own_row = column + lane / 4;
   const int64_t widths = static_cast<int64_t>(p.head_dim) * p.state;
   const int64_t source = args.rows != nullptr ? args.rows[b] : b;
-  float state[N / 8][4];
-  if (blockIdx.y > 0) {
-    load_parts<N>(state, args.parts, args.part_decays, first_part(begin, b, args.part_chunks),
-                  first_chunk / args.part_chunks, p.heads, h, P, own_row, t);
-  } else {
-    load_state<N>(state, args.initial != nullptr ? args.initial + (source * p.heads + h) * widths : nullptr, own_row,
-                  p.head_dim, p.state, t);
+  float sums[(P > N ? P : N) / 8][4];  // the state, or a chunk's outputs
+  clear(sums);
+  auto& state = columns_of<N>(sums);
+  if (!outputs) {
+    if (blockIdx.y > 0) {
+      load_parts<N>(state, args.parts, args.part_decays, first_part(begin, b, args.part_chunks),
+                    first_chunk / args.part_chunks, p.heads, h, P, own_row, t);
+    } else {
+      load_state<N>(state, args.initial != nullptr ? args.initial + (source * p.heads + h) * widths : nullptr, own_row,
+                    p.head_dim, p.state, t);
+    }
+    stage_state<N>(state, sm.state[0], own_row, t);
   }
-  stage_state<N>(state, sm.state[0], own_row, t);
   for (int64_t k = first_chunk; k < last_chunk; ++k) {
     const int64_t i = k - first_chunk;
-    const int stage = static_cast<int>(i % kStages);
-    mma::copy_async_wait<kStages - 2>();
-    block_sync();
-    load(k + kStages - 1);
-    update_state<P, N, false>(state, sm.x[stage], sm.b[stage], sm.scaled, sm.cum[stage], sm.step[stage],
-                              static_cast<int>(min(length - k * kChunk, static_cast<int64_t>(kChunk))),
-                              thread - kRowTiles * 32);
-    if constexpr (Shared::kStates == 1) block_sync();
-    stage_state<N>(state, sm.state[(i + 1) % Shared::kStates], own_row, t);
+    const auto stage = static_cast<int>(i % kStages);
+    const int64_t first = begin + k * kChunk;
+    const int count = static_cast<int>(min(length - k * kChunk, static_cast<int64_t>(kChunk)));
+    mma::copy_async_wait<kAhead - 1>();
+    __syncthreads();  // chunk k and the state before it are there, chunk k - 1 has been read
+    if constexpr (kStages > 1) load(k + kAhead);
+    if (outputs) {
+      chunk_outputs<P, N>(columns_of<P>(sums), args, sm, stage, sm.state[i % kStates], first, count, h, skip, warp,
+                          lane, [](bool) {});
+    } else {
+      update_state<P, N, false, false>(state, sm.x[stage], sm.b[stage], sm.cum[stage], sm.step[stage], count, column,
+                                       lane);
+    }
+    if constexpr (kStates == 1) __syncthreads();  // the state has been read
+    if constexpr (kStages == 1) load(k + 1);
+    if (!outputs) stage_state<N>(state, sm.state[(i + 1) % kStates], own_row, t);
   }
-  if (args.final_state != nullptr && last_chunk == chunks) {
+  if (!outputs && args.final_state != nullptr && last_chunk == chunks) {
     store_state<N>(state, args.final_state + (source * p.heads + h) * widths, own_row, p.head_dim, p.state, t);
   }
 }
+
+// The forms of the kernel in the order in which they are tried: the first that fits a block's shared memory is taken.
+template <int P, int N>
+struct ForwardForms {
+  static constexpr int64_t kHopper = 200 * 1024, kConsumer = 99 * 1024;
+  static constexpr int kStages = sizeof(ForwardShared<P, N, 3, 2>) <= kHopper ? 3 : 2;
+  static constexpr int64_t kLargeBytes = sizeof(ForwardShared<P, N, kStages, 2>);
+  static constexpr int64_t kMediumBytes = sizeof(ForwardShared<P, N, 2, 1>);
+  static constexpr bool kHasSmall = kMediumBytes > kConsumer;
+  static constexpr int64_t kSmallestBytes = kHasSmall ? sizeof(ForwardShared<P, N, 1, 1>) : kMediumBytes;
+};
 
 }  // namespace matvlm::ssd_chunk

@@ -29,7 +29,6 @@ struct PipelineShared {
   alignas(128) bf16 c[kStages][Tile<N>::elements(kChunk)];
   alignas(128) float cum[kStages][kChunk];
   float step[kStages][kChunk];
-  bf16 scaled[2][Tile<P>::elements(kChunk)];
   bf16 state[kStates][Tile<N>::elements(P)];
   uint64_t full[kStages], empty[kStages];              // a chunk's tiles
   uint64_t state_full[kStates], state_empty[kStates];  // the rounded state before a chunk
@@ -100,8 +99,9 @@ __global__ void __launch_bounds__(PipelineShared<P, N>::kThreads, 1)
       const int state = i % Shared::kStates;
       hopper::barrier_wait(address(sm.full[stage]), static_cast<unsigned>(i / Shared::kStages) & 1U);
       hopper::barrier_wait(address(sm.state_full[state]), static_cast<unsigned>(i / Shared::kStates) & 1U);
+      float y[P / 8][4];
       chunk_outputs<P, N>(
-          args, sm, stage, sm.state[state], begin + (first_chunk + i) * kChunk, tokens(i), h, skip,
+          y, args, sm, stage, sm.state[state], begin + (first_chunk + i) * kChunk, tokens(i), h, skip,
           // the last rows have the most work: every other group takes them on other schedulers
           group % 2 == 0 ? warp % kRowTiles : kRowTiles - 1 - warp % kRowTiles, lane, [&](bool state_only) {
             __syncwarp();
@@ -136,8 +136,8 @@ __global__ void __launch_bounds__(PipelineShared<P, N>::kThreads, 1)
   for (int i = 0; i < count; ++i) {
     const int stage = i % Shared::kStages;
     hopper::barrier_wait(address(sm.full[stage]), static_cast<unsigned>(i / Shared::kStages) & 1U);
-    update_state<P, N, false>(state, sm.x[stage], sm.b[stage], sm.scaled[i % 2], sm.cum[stage], sm.step[stage],
-                              tokens(i), thread - kRowTiles * kGroups * 32);
+    update_state<P, N, false, true>(state, sm.x[stage], sm.b[stage], sm.cum[stage], sm.step[stage], tokens(i),
+                                    (warp - kRowTiles * kGroups) * kTileRows, lane);
     __syncwarp();
     if (lane == 0) hopper::barrier_arrive(address(sm.empty[stage]));
     if (i + 1 < count) publish();

@@ -14,10 +14,10 @@ struct SizeKernels {
   int p = 0, n = 0;                                // padded widths
   int states_columns = 0;                          // of N that a block of the state pass keeps
   int64_t states_shared = 0, backward_shared = 0;  // bytes of shared memory
-  int64_t forward_shared_large = 0, forward_shared_small = 0, pipeline_shared = 0;
+  int64_t forward_shared = 0;                      // of its smallest form
   // maps: null or, sm_90a only, those of the operands. Grid of `states`: (heads, batch, directions or parts).
   void (*states)(const StatesArgs&, const StatesMaps* maps, dim3 grid, cudaStream_t) = nullptr;
-  void (*forward)(const ForwardArgs&, bool large, dim3 grid, cudaStream_t) = nullptr;
+  void (*forward)(const ForwardArgs&, int64_t shared_limit, dim3 grid, cudaStream_t) = nullptr;
   void (*pipeline)(const ForwardArgs&, const ForwardMaps&, dim3 grid, cudaStream_t) = nullptr;  // sm_90a only
   void (*backward)(const BackwardArgs&, const BackwardMaps* maps, bool shared_heads, dim3 grid, cudaStream_t) = nullptr;
   bool (*has_sm90a)(Context&) = nullptr;  // whether the kernels marked so are in this build for this device
@@ -39,20 +39,25 @@ SizeKernels size_kernels() {
   k.states_columns = kStatesColumns<N>;
   k.states_shared = sizeof(StatesShared<P, N>);
   k.backward_shared = sizeof(BackwardShared<P, N>);
-  k.forward_shared_large = sizeof(ForwardShared<P, N, true>);
-  k.forward_shared_small = sizeof(ForwardShared<P, N, false>);
-  k.pipeline_shared = sizeof(PipelineShared<P, N>);
+  k.forward_shared = ForwardForms<P, N>::kSmallestBytes;
   k.states = [](const StatesArgs& args, const StatesMaps* maps, dim3 grid, cudaStream_t stream) {
     constexpr int64_t kBytes = sizeof(StatesShared<P, N>);
     grid.x *= kStatesSplits<N>;
     if (maps != nullptr) return launch(states_kernel<P, N, true>, grid, 2 * P, kBytes, stream, args, *maps);
     launch(states_kernel<P, N, false>, grid, 2 * P, kBytes, stream, args, StatesMaps{});
   };
-  k.forward = [](const ForwardArgs& args, bool large, dim3 grid, cudaStream_t stream) {
+  k.forward = [](const ForwardArgs& args, int64_t shared_limit, dim3 grid, cudaStream_t stream) {
+    using Forms = ForwardForms<P, N>;
     constexpr int kThreads = 128 + 2 * P;
-    if (large)
-      return launch(forward_kernel<P, N, true>, grid, kThreads, sizeof(ForwardShared<P, N, true>), stream, args);
-    launch(forward_kernel<P, N, false>, grid, kThreads, sizeof(ForwardShared<P, N, false>), stream, args);
+    if (Forms::kLargeBytes <= shared_limit) {
+      return launch(forward_kernel<P, N, Forms::kStages, 2>, grid, kThreads, Forms::kLargeBytes, stream, args);
+    }
+    if constexpr (Forms::kHasSmall) {
+      if (Forms::kMediumBytes > shared_limit) {
+        return launch(forward_kernel<P, N, 1, 1>, grid, kThreads, Forms::kSmallestBytes, stream, args);
+      }
+    }
+    launch(forward_kernel<P, N, 2, 1>, grid, kThreads, Forms::kMediumBytes, stream, args);
   };
   k.pipeline = [](const ForwardArgs& args, const ForwardMaps& maps, dim3 grid, cudaStream_t stream) {
     using Shared = PipelineShared<P, N>;

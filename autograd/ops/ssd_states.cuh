@@ -65,7 +65,7 @@ struct StatesMaps {
 template <int P, int N>
 struct StatesShared {
   static constexpr int kStages = 2;
-  alignas(128) bf16 u[kStages][Tile<P>::elements(kChunk)];  // scaled in place
+  alignas(128) bf16 u[kStages][Tile<P>::elements(kChunk)];
   alignas(128) bf16 v[kStages][Tile<kStatesColumns<N>>::elements(kChunk)];
   alignas(128) float cum[kStages][kChunk];
   float step[kStages][kChunk];
@@ -155,9 +155,8 @@ __device__ void run_states(const StatesArgs& args, const StatesMaps& maps, State
       const int64_t slot = first_slot(begin, b) + chunk_of(k);
       store_state_bf16<kColumns, N>(state, pass.states + (slot * p.heads + h) * P * N + first_column, row, t);
     }
-    update_state<P, kColumns, kReverse>(state, sm.u[stage], sm.v[stage], sm.u[stage], sm.cum[stage], sm.step[stage],
-                                        tokens(k), thread);
-    if constexpr (kBulk) hopper::async_proxy_fence();  // the next copy into this stage comes after what was scaled
+    update_state<P, kColumns, kReverse, kBulk>(state, sm.u[stage], sm.v[stage], sm.cum[stage], sm.step[stage],
+                                               tokens(k), thread / 32 * kTileRows, thread % 32);
     decay += sm.cum[stage][kChunk - 1];
   }
   if (pass.parts != nullptr) {
@@ -170,15 +169,16 @@ __device__ void run_states(const StatesArgs& args, const StatesMaps& maps, State
   }
 }
 
-// Blocks a multiprocessor that registers have to allow: with 640 threads there are 96 for each.
-template <int P, int N>
-constexpr int kStatesBlocks = kStatesColumns<N> <= 64 ? 640 / (2 * P)
+// Blocks a multiprocessor that registers have to allow: with 640 threads there are 96 for each. Without bulk copies a
+// thread also needs addresses, and a multiprocessor of such devices has shared memory for no more than four blocks.
+template <int P, int N, bool kBulk>
+constexpr int kStatesBlocks = kStatesColumns<N> <= 64 ? (kBulk ? 640 : 512) / (2 * P)
                               : P <= 64               ? 3
                                                       : 1;
 
 // Grid: (H * kStatesSplits, B, directions), or (H * kStatesSplits, B, parts).
 template <int P, int N, bool kBulk>
-__global__ void __launch_bounds__(2 * P, kStatesBlocks<P, N>)
+__global__ void __launch_bounds__(2 * P, kStatesBlocks<P, N, kBulk>)
     states_kernel(const __grid_constant__ StatesArgs args, const __grid_constant__ StatesMaps maps) {
 #ifndef MATVLM_SM90A
   if constexpr (!kBulk)

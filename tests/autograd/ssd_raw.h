@@ -102,7 +102,9 @@ void raw_backward(Context& ctx, const SsdArgs<E, float>& a) {
 template <class E>
 class RawSsd {
  public:
-  RawSsd(Context& ctx, const SsdProblem& p, const SsdHeld& held) : ctx_(ctx), p_(p) {
+  // portable_shared: of the op's arguments.
+  RawSsd(Context& ctx, const SsdProblem& p, const SsdHeld& held, int64_t portable_shared = 0)
+      : ctx_(ctx), p_(p), portable_shared_(portable_shared) {
     const auto widths = p.widths();
     const int64_t inner = p.c.shape.heads * p.c.shape.head_dim;
     for (size_t i = 0; i < kALog; ++i) {
@@ -161,6 +163,7 @@ class RawSsd {
   }
   SsdArgs<E, float> common_args() const {
     SsdArgs<E, float> a;
+    a.portable_shared = portable_shared_;
     a.shape = p_.c.shape;
     a.tokens = p_.tokens();
     a.batch = p_.batch();
@@ -237,6 +240,7 @@ class RawSsd {
 
   Context& ctx_;
   const SsdProblem& p_;
+  int64_t portable_shared_;
   std::array<std::unique_ptr<GuardedView<E>>, 4> inputs_, grads_;
   std::unique_ptr<GuardedView<E>> dy_, y_;
   std::array<std::unique_ptr<GuardedView<float>>, kSsdInputs> floats_;
@@ -244,11 +248,6 @@ class RawSsd {
   std::unique_ptr<GuardedView<float>> dinitial_, final_, dfinal_;
   Tensor cu_, slots_;
 };
-
-template <class E>
-SsdResult run_raw(Context& ctx, const SsdProblem& p, const SsdHeld& held, const std::string& where) {
-  return RawSsd<E>(ctx, p, held).run(where);
-}
 
 // A device hands out again what was just given back, as it is: so scratch that the op takes next starts as NaN.
 inline void poison_free_memory(Context& ctx) {
@@ -265,14 +264,16 @@ inline void poison_free_memory(Context& ctx) {
 // The op on the context's device in E against the oracle, twice, with NaN and then with old values in its scratch: the
 // same bits.
 template <class E>
-void check_raw(Context& ctx, const SsdProblem& p, const SsdReference& exact) {
+void check_raw(Context& ctx, const SsdProblem& p, const SsdReference& exact, int64_t portable_shared = 0) {
   const DType dtype = kDType<E>;
   const SsdHeld held = held_gradients(p, dtype);
-  const std::string where = cat(p.c.name, ", ", dtype_name(dtype));
+  const std::string where = cat(p.c.name, ", ", dtype_name(dtype),
+                                portable_shared > 0 ? cat(", portable, ", portable_shared / 1024, " KiB") : "");
+  const auto run = [&] { return RawSsd<E>(ctx, p, held, portable_shared).run(where); };
   if (ctx.on_gpu()) poison_free_memory(ctx);
-  const SsdResult found = run_raw<E>(ctx, p, held, where);
+  const SsdResult found = run();
   expect_matches(p, dtype, found, exact, held, where);
-  EXPECT_TRUE(found == run_raw<E>(ctx, p, held, where)) << where << ": same inputs, other bits";
+  EXPECT_TRUE(found == run()) << where << ": same inputs, other bits";
 }
 
 }  // namespace matvlm::testing

@@ -47,20 +47,24 @@ std::vector<SsdProblem> extreme_problems(DType dtype) {
   return out;
 }
 
+// Shared memory of a block on the smallest GPUs that the kernels for bf16 run on (portable_shared).
+constexpr int64_t kSmallest = 99 * 1024;
+
 template <class E>
-void check_extremes(Context& ctx) {
+void check_extremes(Context& ctx, int64_t portable_shared = 0) {
   for (const SsdProblem& p : extreme_problems(kDType<E>)) {
     const SsdReference exact = ssd_reference(p);
     for (size_t i = 0; i < kSsdInputs; ++i) {
       for (const double v : exact.grads[i]) ASSERT_TRUE(std::isfinite(v)) << p.c.name << ": " << kSsdNames[i];
     }
-    check_raw<E>(ctx, p, exact);
+    check_raw<E>(ctx, p, exact, portable_shared);
   }
 }
 
 TEST(SsdExtremes, CpuMatchesOracle) { check_extremes<float>(cpu()); }
 TEST(SsdExtremesCuda, Float32MatchesOracle) { check_extremes<float>(*new_cuda()); }
 TEST(SsdExtremesCuda, Bf16MatchesOracle) { check_extremes<bf16>(*new_cuda()); }
+TEST(SsdExtremesCuda, Bf16PortableMatchesOracle) { check_extremes<bf16>(*new_cuda(), kSmallest); }
 
 // Time steps around 0.01. At A = -1e-4 nothing is forgotten (the whole row forgets 6 %), at A = -16 within ten tokens.
 SsdProblem long_problem(int64_t tokens, int64_t width, double rate) {
@@ -82,7 +86,9 @@ void check_long(Context& ctx, int64_t tokens, int64_t width) {
     const SsdProblem p = long_problem(tokens, width, rate);
     const SsdReference exact = ssd_reference(p);
     check_raw<float>(ctx, p, exact);
-    if (ctx.on_gpu()) check_raw<bf16>(ctx, p, exact);
+    if (!ctx.on_gpu()) continue;
+    check_raw<bf16>(ctx, p, exact);
+    check_raw<bf16>(ctx, p, exact, kSmallest);
   }
 }
 

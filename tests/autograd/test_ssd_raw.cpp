@@ -88,11 +88,29 @@ std::vector<SsdCase> group_cases() {
   };
 }
 
+// What the sanitizer's slow tools are given: every kernel of the chunked form, a chunk that is full and one that is
+// not, two heads of a group in a block.
+std::vector<SsdCase> few_cases() {
+  return {
+      {"80", {70, 0, 129}, {2, 2, 2, 2, 80, 80}, true, true, true, false, kContiguous},
+      {"128", {130}, {2, 2, 1, 1, 64, 128}, false, false, false, true, kAligned},
+      {"odd offsets", {65}, {2, 1, 1, 2, 64, 64}, true, false, true, true, kUnaligned},
+      {"odd offsets, 128", {66}, {2, 2, 1, 1, 64, 128}, true, false, true, true, kUnaligned},
+      {"heads share B and C", {700, 33}, {24, 24, 2, 2, 64, 128}, true, false, true, false, kContiguous},
+      {"heads share x and B", {700, 33}, {24, 4, 4, 24, 24, 72}, true, false, true, true, kContiguous},
+  };
+}
+
+// Shared memory of a block on smaller GPUs: compute capability 8.0, and 8.6, 8.9 and 12.0 (GeForce).
+const std::vector<int64_t> kPortable = {163 * 1024, 99 * 1024};
+
+// portable: values of portable_shared, one run each.
 template <class E>
-void check_cases(Context& ctx, const std::vector<SsdCase>& cases) {
+void check_cases(Context& ctx, const std::vector<SsdCase>& cases, const std::vector<int64_t>& portable = {0}) {
   for (const SsdCase& c : cases) {
     const SsdProblem p(c, kDType<E>);
-    check_raw<E>(ctx, p, ssd_reference(p));
+    const SsdReference exact = ssd_reference(p);
+    for (const int64_t shared : portable) check_raw<E>(ctx, p, exact, shared);
   }
 }
 
@@ -103,13 +121,13 @@ TEST(SsdRaw, CpuWidths) { check_cases<float>(cpu(), width_cases({8, 20, 100})); 
 
 TEST(SsdRawCuda, Float32MatchesOracle) { check_cases<float>(*new_cuda(), raw_cases()); }
 TEST(SsdRawCuda, Bf16MatchesOracle) { check_cases<bf16>(*new_cuda(), raw_cases()); }
-// What the sanitizer's slow tools are given.
-TEST(SsdRawCuda, Bf16Few) {
-  check_cases<bf16>(*new_cuda(),
-                    {{"80", {70, 0, 129}, {2, 2, 2, 2, 80, 80}, true, true, true, false, kContiguous},
-                     {"128", {130}, {2, 2, 1, 1, 64, 128}, false, false, false, true, kAligned},
-                     {"odd offsets", {65}, {2, 1, 1, 2, 64, 64}, true, false, true, true, kUnaligned},
-                     {"odd offsets, 128", {66}, {2, 2, 1, 1, 64, 128}, true, false, true, true, kUnaligned}});
+TEST(SsdRawCuda, Bf16Few) { check_cases<bf16>(*new_cuda(), few_cases()); }
+TEST(SsdRawCuda, Bf16FewPortable) { check_cases<bf16>(*new_cuda(), few_cases(), kPortable); }
+TEST(SsdRawCuda, Bf16Portable) {
+  const auto ctx = new_cuda();
+  check_cases<bf16>(*ctx, raw_cases(), kPortable);
+  check_cases<bf16>(*ctx, width_cases({8, 64, 72, 80, 96, 128}), kPortable);
+  check_cases<bf16>(*ctx, group_cases(), {kPortable.front()});
 }
 TEST(SsdRawCuda, Bf16SeveralHeadsABlock) { check_cases<bf16>(*new_cuda(), group_cases()); }
 TEST(SsdRawCuda, Float32Widths) { check_cases<float>(*new_cuda(), width_cases(kWidths)); }

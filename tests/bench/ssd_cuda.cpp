@@ -1,10 +1,13 @@
 // Times of the SSD kernels, forward and backward, for a list of shapes: against the bytes that must move (at 3.0 TB/s)
 // and in floating-point operations, with the scratch they take. tests/bench/peer_ssd.py times the Triton kernels on the
 // same.
-//   bench_ssd [--shape NAME] [--dtype bf16|f32] [--json]
+//   bench_ssd [--shape NAME] [--dtype bf16|f32] [--portable KIB] [--json]
+// --portable: the kernels for GPUs without bulk copies, as chosen where a block may have so much shared memory (163 on
+// compute capability 8.0; 99 on 8.6, 8.9 and 12.0).
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <iomanip>
 #include <iostream>
@@ -194,9 +197,10 @@ void check_finite(Context& ctx, const Tensor& t, const std::string& what) {
 template <class E>
 class Bench {
  public:
-  Bench(Context& ctx, const BenchShape& which)
+  Bench(Context& ctx, const BenchShape& which, int64_t portable_shared)
       : ctx_(ctx),
         which_(which),
+        portable_shared_(portable_shared),
         weights_(ctx, which.shape.heads),
         sums_(Tensor::zeros(ctx, {3, which.shape.heads}, DType::f32)) {
     cu_ = {0};
@@ -230,6 +234,7 @@ class Bench {
     const int64_t c_column = b_column + s.b_groups * s.state;
     SsdArgs<E, float> a;
     a.shape = s;
+    a.portable_shared = portable_shared_;
     a.tokens = cu_.back();
     a.batch = static_cast<int64_t>(which_.lengths.size());
     a.longest = *std::max_element(which_.lengths.begin(), which_.lengths.end());
@@ -260,6 +265,7 @@ class Bench {
   }
   Context& ctx_;
   const BenchShape& which_;
+  int64_t portable_shared_;
   Weights weights_;
   Tensor sums_, device_cu_;
   std::vector<int64_t> cu_;
@@ -281,13 +287,19 @@ void print_json(const char* pass, const Measured& m, double bytes, double flops)
             << ", \"scratch_bytes\": " << m.scratch << "}";
 }
 
+struct Options {
+  std::string shape, dtype = "bf16";
+  int64_t portable_shared = 0;  // of SsdArgs
+  bool json = false;
+};
+
 template <class E>
-void run_shape(Context& ctx, const BenchShape& which, bool json) {
-  Bench<E> bench(ctx, which);
+void run_shape(Context& ctx, const BenchShape& which, const Options& options) {
+  Bench<E> bench(ctx, which, options.portable_shared);
   const Measured forward = bench.forward();
   const Measured backward = bench.backward();
   const Work work = bench.work();
-  if (json) {
+  if (options.json) {
     std::cout << "{\"shape\": \"" << which.name << "\", \"dtype\": \"" << dtype_name(kDType<E>)
               << "\", \"tokens\": " << bench.tokens() << ", \"card\": \"" << ctx.description() << "\"";
     print_json("forward", forward, work.forward_bytes, work.forward_flops);
@@ -305,22 +317,25 @@ void run_shape(Context& ctx, const BenchShape& which, bool json) {
   std::cout << std::flush;
 }
 
-struct Options {
-  std::string shape, dtype = "bf16";
-  bool json = false;
-};
-
 Options parse(int argc, char** argv) {
   Options out;
   for (int i = 1; i < argc; ++i) {
     const std::string word = argv[i];
-    const bool takes_value = word == "--shape" || word == "--dtype";
+    const bool takes_value = word == "--shape" || word == "--dtype" || word == "--portable";
     check(word == "--json" || takes_value, "bench_ssd: found '", word,
-          "', expected --shape NAME, --dtype NAME or --json");
+          "', expected --shape NAME, --dtype NAME, --portable KIB or --json");
     if (word == "--json") out.json = true;
     if (!takes_value) continue;
     check(i + 1 < argc, "bench_ssd: nothing follows ", word);
-    (word == "--shape" ? out.shape : out.dtype) = argv[++i];
+    const std::string value = argv[++i];
+    if (word == "--shape") out.shape = value;
+    if (word == "--dtype") out.dtype = value;
+    if (word != "--portable") continue;
+    const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), out.portable_shared);
+    check(error == std::errc() && end == value.data() + value.size() && out.portable_shared > 0 &&
+              out.portable_shared <= 1024,
+          "bench_ssd: --portable: found '", value, "', expected KiB from 1 to 1024");
+    out.portable_shared *= 1024;
   }
   check(out.dtype == "bf16" || out.dtype == "f32", "bench_ssd: --dtype: found '", out.dtype, "', expected bf16 or f32");
   return out;
@@ -339,8 +354,8 @@ void run(const Options& options) {
     if (!options.shape.empty() && which.name != options.shape) continue;
     const auto ctx = make_cuda_context(0);  // each shape starts with an empty allocator
     if (!options.json) std::cout << ctx->description() << ", " << options.dtype << ": ";
-    if (options.dtype == "bf16") run_shape<bf16>(*ctx, which, options.json);
-    if (options.dtype == "f32") run_shape<float>(*ctx, which, options.json);
+    if (options.dtype == "bf16") run_shape<bf16>(*ctx, which, options);
+    if (options.dtype == "f32") run_shape<float>(*ctx, which, options);
   }
 }
 
