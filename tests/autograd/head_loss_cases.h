@@ -114,6 +114,27 @@ inline std::vector<Case> cases() {
   return out;
 }
 
+// Each loss for rows of three lengths, each of which other kernels take on a GPU (as above); everything else on.
+inline std::vector<Case> kernel_cases() {
+  std::vector<Case> out;
+  std::vector<LogitKind> kinds(std::begin(kKinds), std::end(kKinds));
+  kinds.push_back(LogitKind::none);
+  for (const LogitKind kind : kinds) {
+    for (const int64_t vocab : {384, 998, 70000}) {
+      Case c;
+      c.kind = kind;
+      c.name = cat(kind_name(kind), ", V ", vocab);
+      c.tau = kind == LogitKind::argmax_ce || kind == LogitKind::logit_l2 ? 1.0 : 2.0;
+      c.ce = true;
+      c.trained_head = vocab < 1000;
+      c.lengths = {2, 0, 1};
+      c.vocab = vocab;
+      out.push_back(c);
+    }
+  }
+  return out;
+}
+
 // Values of a case; the oracle and the op see the same ones, rounded to the type.
 struct Values {
   std::vector<double> student, teacher, weight, teacher_weight, bias, teacher_bias;

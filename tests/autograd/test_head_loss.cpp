@@ -23,8 +23,8 @@ void expect_close(double found, double expected, double bound, const std::string
 
 // Float32: sums of 24 to 1000 products. bf16: the logits are float32 of exact products; the gradients of the logits are
 // rounded to bf16 (2^-9 relative each, which the products average), and dhidden once more.
-void compare(Context& ctx, DType dtype) {
-  for (const Case& c : cases()) {
+void compare(Context& ctx, const std::vector<Case>& cases, DType dtype) {
+  for (const Case& c : cases) {
     SCOPED_TRACE(c.name);
     const Values v = make_values(c, dtype);
     const Outcome exact = oracle(c, v);
@@ -44,7 +44,8 @@ void compare(Context& ctx, DType dtype) {
   }
 }
 
-TEST(HeadLoss, FloatAgainstDouble) { compare(cpu(), DType::f32); }
+TEST(HeadLoss, KernelCasesAgainstDouble) { compare(cpu(), kernel_cases(), DType::f32); }
+TEST(HeadLoss, FloatAgainstDouble) { compare(cpu(), cases(), DType::f32); }
 
 void expect_exact_zeros(Context& ctx, DType dtype) {
   for (const LogitKind kind : {LogitKind::kl, LogitKind::reverse_kl, LogitKind::jsd, LogitKind::logit_l2}) {
@@ -227,8 +228,13 @@ TEST(HeadLogits, LogitsAndArgmax) { check_generation(cpu(), DType::f32); }
 
 // --- GPU
 
-TEST(HeadLossCuda, Float32AgainstDouble) { compare(*new_cuda(), DType::f32); }
-TEST(HeadLossCuda, Bfloat16AgainstDouble) { compare(*new_cuda(), DType::bf16); }
+TEST(HeadLossCuda, Float32AgainstDouble) { compare(*new_cuda(), cases(), DType::f32); }
+TEST(HeadLossCuda, Bfloat16AgainstDouble) { compare(*new_cuda(), cases(), DType::bf16); }
+// What the sanitizer's slow tools are given.
+TEST(HeadLossCuda, EveryKernel) {
+  const auto ctx = new_cuda();
+  for (const DType dtype : {DType::f32, DType::bf16}) compare(*ctx, kernel_cases(), dtype);
+}
 
 TEST(HeadLossCuda, EqualTeacherGivesExactlyZero) {
   const auto ctx = new_cuda();

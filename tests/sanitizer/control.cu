@@ -1,17 +1,20 @@
-// What racecheck can and cannot see: three kernels that hand numbers from one warp to another through shared memory,
-// as the pipelines of this project do.
-//   control barrier    by block barriers: correct, and racecheck has to be silent
+// What the compute sanitizer's tools can and cannot see: kernels that hand numbers from one warp to another through
+// shared memory, as the pipelines of this project do.
+//   control barrier    by block barriers: correct, and the tools have to be silent
 //   control mbarrier   by mbarriers, as in ssd_forward_hopper.cuh: correct as well
 //   control race       not at all: racecheck has to report it
+//   control sites      by block barriers that the warps reach at different places of the code: the GPU does what is
+//                      meant, but a block's barrier has to be one instruction, and synccheck has to report it
 // Exit 0: the numbers are right (not asked of `race`), 1: they are not, 77: built for another GPU.
 #include <cstdio>
 #include <string_view>
 
 #include "autograd/ops/hopper.cuh"
 
+namespace matvlm {  // the tools look at kernels with this in their names
 namespace {
 
-enum class Way { barrier, mbarrier, race };
+enum class Way { barrier, mbarrier, race, sites };
 
 constexpr int kRounds = 16;
 [[maybe_unused]] constexpr int kStages = 2;  // unused where the architecture lacks mbarriers of this kind
@@ -20,12 +23,11 @@ constexpr int kLanes = 32;
 template <Way kWay>
 __global__ void control_kernel(int* sums) {
 #ifdef MATVLM_SM90A
-  namespace hopper = matvlm::hopper;
   __shared__ int values[kStages][kLanes];
   __shared__ uint64_t full[kStages], empty[kStages];
   const int lane = static_cast<int>(threadIdx.x) % kLanes;
   const bool writes = threadIdx.x < kLanes;
-  const auto address = [](const uint64_t& barrier) { return matvlm::mma::shared_address(&barrier); };
+  const auto address = [](const uint64_t& barrier) { return mma::shared_address(&barrier); };
   if (threadIdx.x == 0) {
     for (int i = 0; i < kStages; ++i) {
       hopper::barrier_init(address(full[i]), 1);
@@ -43,6 +45,9 @@ __global__ void control_kernel(int* sums) {
       values[stage][lane] = i * lane;
       __syncwarp();
       if (kWay == Way::mbarrier && lane == 0) hopper::barrier_arrive(address(full[stage]));
+      if (kWay == Way::sites) __syncthreads();
+    } else {
+      if (kWay == Way::sites) __syncthreads();
     }
     if (kWay == Way::barrier) __syncthreads();
     if (!writes) {
@@ -51,7 +56,7 @@ __global__ void control_kernel(int* sums) {
       __syncwarp();
       if (kWay == Way::mbarrier && lane == 0) hopper::barrier_arrive(address(empty[stage]));
     }
-    if (kWay == Way::barrier) __syncthreads();
+    if (kWay == Way::barrier || kWay == Way::sites) __syncthreads();
   }
   if (!writes) sums[lane] = sum;
 #endif
@@ -83,12 +88,16 @@ int run() {
 }
 
 }  // namespace
+}  // namespace matvlm
 
 int main(int argc, char** argv) {
   const std::string_view way = argc == 2 ? argv[1] : "";
+  using matvlm::run;
+  using matvlm::Way;
   if (way == "barrier") return run<Way::barrier>();
   if (way == "mbarrier") return run<Way::mbarrier>();
   if (way == "race") return run<Way::race>();
-  std::fprintf(stderr, "control: found '%s', expected barrier, mbarrier or race\n", argc == 2 ? argv[1] : "");
+  if (way == "sites") return run<Way::sites>();
+  std::fprintf(stderr, "control: found '%s', expected barrier, mbarrier, race or sites\n", argc == 2 ? argv[1] : "");
   return 2;
 }
