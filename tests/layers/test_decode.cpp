@@ -49,17 +49,18 @@ Ids random_ids(int64_t n, uint64_t stream) {
 // A hybrid model (Mamba, attention, Mamba, attention) that decodes, and the sequences its slots should hold.
 class Decoder {
  public:
-  explicit Decoder(int64_t slots = 3, int64_t capacity = 40, const StudentConfig& student = tiny_student(),
-                   int64_t kv_heads = 2, const KvPages& pages = {})
-      : models_(make_tiny_models(ctx(), student, kv_heads)),
-        state(ctx(), models_->student_config, DType::f32, slots, capacity, pages) {}
+  explicit Decoder(Context& device, int64_t slots = 3, int64_t capacity = 40,
+                   const StudentConfig& student = tiny_student(), int64_t kv_heads = 2, const KvPages& pages = {})
+      : device_(device),
+        models_(make_tiny_models(device, student, kv_heads)),
+        state(device, models_->student_config, DType::f32, slots, capacity, pages) {}
 
   // Appends the pieces in one pass and compares their hidden states with a full pass over everything the slots hold.
   void feed(const std::vector<Piece>& pieces, bool keep = false) {
     const SplicedRows rows = rows_of(pieces);
     std::vector<int64_t> slots;
     for (const Piece& p : pieces) slots.push_back(p.slot);
-    const Pass pass = make_decode_pass(ctx(), rows.cu, state, slots, keep);
+    const Pass pass = make_decode_pass(device_, rows.cu, state, slots, keep);
     const std::vector<float> found = hidden(rows, pass);
     std::vector<float> expected;
     for (const Piece& p : pieces) {
@@ -74,26 +75,27 @@ class Decoder {
     outputs.insert(outputs.end(), found.begin(), found.end());
   }
   void rollback(int64_t slot, int64_t tokens) {
-    state.rollback(ctx(), slot, tokens);
+    state.rollback(device_, slot, tokens);
     held[slot].resize(held[slot].size() - static_cast<size_t>(tokens));
     EXPECT_EQ(state.length(slot), static_cast<int64_t>(held[slot].size()));
   }
   void reset(int64_t slot) {
-    state.reset(ctx(), slot);
+    state.reset(device_, slot);
     held[slot].clear();
     EXPECT_EQ(state.length(slot), 0);
   }
 
  private:
   std::vector<float> hidden(const SplicedRows& rows, const Pass& pass) {
-    Graph g(ctx(), false);
+    Graph g(device_, false);
     const LanguageModel& text = models_->student.text;
-    return run_text(g, text, run_embedding(g, text, Var(), rows), pass).value().to_floats(ctx());
+    return run_text(g, text, run_embedding(g, text, Var(), rows), pass).value().to_floats(device_);
   }
   std::vector<float> full(const Piece& piece) {
     const SplicedRows rows = rows_of({piece});
-    return hidden(rows, make_pass(ctx(), rows.cu));
+    return hidden(rows, make_pass(device_, rows.cu));
   }
+  Context& device_;
   std::unique_ptr<TinyModels> models_;
 
  public:
@@ -102,14 +104,15 @@ class Decoder {
   std::vector<float> outputs;  // of all passes
 };
 
-TEST(Decode, PromptThenTokenByToken) {
+void check_token_by_token(Context& device) {
   for (const int64_t kv_heads : {4, 2, 1}) {
     SCOPED_TRACE(kv_heads);
-    Decoder d(1, 40, tiny_student(), kv_heads);
+    Decoder d(device, 1, 40, tiny_student(), kv_heads);
     d.feed({{0, random_ids(7, 1)}});
     for (uint64_t i = 0; i < 12; ++i) d.feed({{0, random_ids(1, 100 + i)}});
   }
 }
+TEST(Decode, PromptThenTokenByToken) { check_token_by_token(ctx()); }
 
 TEST(Decode, ModelsOfOneKindOfLayer) {
   StudentConfig all_mamba = tiny_student();
@@ -119,7 +122,7 @@ TEST(Decode, ModelsOfOneKindOfLayer) {
   StudentConfig none = tiny_student();
   none.ssm_layers = {};
   for (const StudentConfig& student : {all_mamba, none}) {
-    Decoder d(2, 40, student);
+    Decoder d(ctx(), 2, 40, student);
     d.feed({{1, random_ids(2, 1)}, {0, random_ids(5, 2)}});
     for (uint64_t i = 0; i < 5; ++i) d.feed({{0, random_ids(1, 10 + i)}, {1, random_ids(1, 20 + i)}});
   }
@@ -128,20 +131,21 @@ TEST(Decode, ModelsOfOneKindOfLayer) {
 // Prompts shorter than the convolution reach into the empty state; a first token alone is the shortest.
 TEST(Decode, PromptsShorterThanTheConvolution) {
   for (int64_t length = 1; length <= 4; ++length) {
-    Decoder d(1);
+    Decoder d(ctx(), 1);
     d.feed({{0, random_ids(length, 1)}});
     for (uint64_t i = 0; i < 4; ++i) d.feed({{0, random_ids(1, 100 + i)}});
   }
 }
 
-TEST(Decode, SeveralTokensAtOnce) {
-  Decoder d(1);
+void check_several_tokens(Context& device) {
+  Decoder d(device, 1);
   uint64_t stream = 1;
   for (const int64_t n : {1, 3, 2, 9, 1, 4, 17}) d.feed({{0, random_ids(n, stream++)}});
 }
+TEST(Decode, SeveralTokensAtOnce) { check_several_tokens(ctx()); }
 
-TEST(Decode, SlotsOfDifferentLengthsInAnyOrder) {
-  Decoder d(4);
+void check_slots(Context& device) {
+  Decoder d(device, 4);
   d.feed({{2, random_ids(9, 1)}, {0, random_ids(3, 2)}, {3, random_ids(1, 3)}});  // slot 1 stays empty
   d.feed({{3, random_ids(1, 4)}, {2, random_ids(1, 5)}, {0, random_ids(1, 6)}});
   d.feed({{0, random_ids(2, 7)}, {1, random_ids(5, 8)}});  // a new sequence beside a running one
@@ -150,11 +154,12 @@ TEST(Decode, SlotsOfDifferentLengthsInAnyOrder) {
   EXPECT_EQ(d.state.length(0), 7);
   EXPECT_EQ(d.state.length(1), 6);
 }
+TEST(Decode, SlotsOfDifferentLengthsInAnyOrder) { check_slots(ctx()); }
 
-TEST(Decode, RollBackThenOtherTokens) {
+void check_roll_back(Context& device) {
   for (int64_t back = 0; back <= 5; ++back) {
     SCOPED_TRACE(back);
-    Decoder d(2);
+    Decoder d(device, 2);
     d.feed({{0, random_ids(6, 1)}, {1, random_ids(4, 2)}});
     // Slot 1 is not the first of the pass, so its rows of the kept states do not begin at 0.
     d.feed({{0, random_ids(2, 3)}, {1, random_ids(5, 4)}}, true);
@@ -163,22 +168,24 @@ TEST(Decode, RollBackThenOtherTokens) {
     d.feed({{0, random_ids(1, 7)}, {1, random_ids(1, 8)}});
   }
 }
+TEST(Decode, RollBackThenOtherTokens) { check_roll_back(ctx()); }
 
-TEST(Decode, RollBackInSteps) {
-  Decoder d(2);
+void check_roll_back_in_steps(Context& device) {
+  Decoder d(device, 2);
   d.feed({{1, random_ids(3, 1)}, {0, random_ids(4, 2)}}, true);
   d.rollback(0, 1);
   d.rollback(0, 2);
   d.rollback(1, 3);  // back to an empty slot
   d.feed({{0, random_ids(2, 3)}, {1, random_ids(2, 4)}}, true);
   d.rollback(0, 2);
-  EXPECT_EQ(error_of([&] { d.state.rollback(ctx(), 0, 1); }),
+  EXPECT_EQ(error_of([&] { d.state.rollback(device, 0, 1); }),
             "[decode] slot 0: roll-back by 1 tokens, the last pass kept 0");
   d.feed({{1, random_ids(1, 5)}, {0, random_ids(1, 6)}});
 }
+TEST(Decode, RollBackInSteps) { check_roll_back_in_steps(ctx()); }
 
 TEST(Decode, RollBackReachesAsFarAsTheLastPassThatKeptItsStates) {
-  Decoder d(2);
+  Decoder d(ctx(), 2);
   d.feed({{0, random_ids(3, 1)}, {1, random_ids(3, 2)}}, true);
   EXPECT_EQ(error_of([&] { d.state.rollback(ctx(), 0, 4); }),
             "[decode] slot 0: roll-back by 4 tokens, the last pass kept 3");
@@ -196,7 +203,7 @@ TEST(Decode, RollBackReachesAsFarAsTheLastPassThatKeptItsStates) {
 }
 
 TEST(Decode, AResetSlotStartsAfresh) {
-  Decoder d(2, 9);
+  Decoder d(ctx(), 2, 9);
   d.feed({{0, random_ids(9, 1)}, {1, random_ids(4, 2)}}, true);
   d.reset(0);
   EXPECT_EQ(error_of([&] { d.state.rollback(ctx(), 0, 1); }),
@@ -210,7 +217,7 @@ TEST(Decode, AResetSlotStartsAfresh) {
 // page a slot.
 TEST(Decode, PagesGiveTheBitsOfOnePage) {
   const auto outputs = [](int64_t page_tokens) {
-    Decoder d(3, 40, tiny_student(), 2, {page_tokens, 0});
+    Decoder d(ctx(), 3, 40, tiny_student(), 2, {page_tokens, 0});
     d.feed({{2, random_ids(9, 1)}, {0, random_ids(3, 2)}});
     for (uint64_t i = 0; i < 6; ++i) d.feed({{0, random_ids(1, 10 + i)}, {2, random_ids(2, 20 + i)}});
     d.feed({{2, random_ids(5, 3)}, {1, random_ids(7, 4)}}, true);
@@ -225,7 +232,7 @@ TEST(Decode, PagesGiveTheBitsOfOnePage) {
 }
 
 TEST(Decode, PagesAreThoseOfWhatIsStored) {
-  Decoder d(3, 40, tiny_student(), 2, {4, 6});
+  Decoder d(ctx(), 3, 40, tiny_student(), 2, {4, 6});
   EXPECT_EQ(d.state.kv().pages_in_use(), 0);
   d.feed({{0, random_ids(9, 1)}, {1, random_ids(4, 2)}}, true);
   EXPECT_EQ(d.state.kv().pages_in_use(), 4);
@@ -243,7 +250,7 @@ TEST(Decode, PagesAreThoseOfWhatIsStored) {
 }
 
 TEST(Decode, LimitsAreErrorsThatChangeNothing) {
-  Decoder d(2, 8);
+  Decoder d(ctx(), 2, 8);
   d.feed({{0, random_ids(7, 1)}, {1, random_ids(2, 2)}});
   const auto pass = [&](std::vector<int64_t> cu, std::vector<int64_t> slots) {
     return error_of([&] { make_decode_pass(ctx(), std::move(cu), d.state, std::move(slots)); });
@@ -257,6 +264,19 @@ TEST(Decode, LimitsAreErrorsThatChangeNothing) {
             "[decode] found 0 slots of 4 tokens, expected positive sizes");
   d.feed({{1, random_ids(6, 3)}, {0, random_ids(1, 4)}});  // both full now
   EXPECT_EQ(pass({0, 1}, {1}), "[decode] slot 1: found 9 tokens, expected at most 8");
+}
+
+// On a GPU states, windows and pages are changed in place by kernels of their own.
+TEST(DecodeCuda, TokenByTokenAndSeveralAtOnce) {
+  const auto gpu = new_cuda();
+  check_token_by_token(*gpu);
+  check_several_tokens(*gpu);
+  check_slots(*gpu);
+}
+TEST(DecodeCuda, RollBack) {
+  const auto gpu = new_cuda();
+  check_roll_back(*gpu);
+  check_roll_back_in_steps(*gpu);
 }
 
 }  // namespace
