@@ -46,11 +46,12 @@ __global__ void control_kernel(int* sums) {
       __syncwarp();
       if (kWay == Way::mbarrier && lane == 0) hopper::barrier_arrive(address(full[stage]));
       if (kWay == Way::sites) __syncthreads();
-    } else {
-      if (kWay == Way::sites) __syncthreads();
+    } else if (kWay == Way::sites) {
+      __syncthreads();
+      sum += values[stage][kLanes - 1 - lane];
     }
     if (kWay == Way::barrier) __syncthreads();
-    if (!writes) {
+    if (!writes && kWay != Way::sites) {
       if (kWay == Way::mbarrier) hopper::barrier_wait(address(full[stage]), parity);
       sum += values[stage][kLanes - 1 - lane];
       __syncwarp();
