@@ -71,6 +71,19 @@ std::vector<SsdCase> width_cases(const std::vector<int64_t>& widths) {
   return out;
 }
 
+// Every width there is, each once as P and once as N.
+std::vector<SsdCase> every_width() {
+  std::vector<SsdCase> out;
+  for (int64_t p = 8; p <= 128; p += 4) {
+    const int64_t n = 136 - p;
+    SsdCase c{cat("P = ", p, ", N = ", n), {65, 1}, {2, 2, 1, 2, p, n}};
+    c.initial = c.final_state = true;
+    c.view = p % 8 == 0 ? kContiguous : kUnaligned;
+    out.push_back(c);
+  }
+  return out;
+}
+
 // So many tokens and heads that a block of the backward kernels takes several heads of a group (on a GPU of 132
 // multiprocessors 2 to 12 of them, and in one case all).
 std::vector<SsdCase> group_cases() {
@@ -117,6 +130,7 @@ void check_cases(Context& ctx, const std::vector<SsdCase>& cases, const std::vec
 const std::vector<int64_t> kWidths = {8, 12, 20, 64, 72, 80, 96, 100, 128};
 
 TEST(SsdRaw, CpuMatchesOracle) { check_cases<float>(cpu(), raw_cases()); }
+TEST(SsdRaw, CpuEveryWidth) { check_cases<float>(cpu(), every_width()); }
 TEST(SsdRaw, CpuWidths) { check_cases<float>(cpu(), width_cases({8, 20, 100})); }
 
 TEST(SsdRawCuda, Float32MatchesOracle) { check_cases<float>(*new_cuda(), raw_cases()); }
@@ -132,6 +146,8 @@ TEST(SsdRawCuda, Bf16Portable) {
 TEST(SsdRawCuda, Bf16SeveralHeadsABlock) { check_cases<bf16>(*new_cuda(), group_cases()); }
 TEST(SsdRawCuda, Float32Widths) { check_cases<float>(*new_cuda(), width_cases(kWidths)); }
 TEST(SsdRawCuda, Bf16Widths) { check_cases<bf16>(*new_cuda(), width_cases(kWidths)); }
+TEST(SsdRawCuda, Float32EveryWidth) { check_cases<float>(*new_cuda(), every_width()); }
+TEST(SsdRawCuda, Bf16EveryWidth) { check_cases<bf16>(*new_cuda(), every_width()); }
 
 // Every gradient without the others.
 template <class E>
