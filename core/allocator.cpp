@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <utility>
 
 namespace matvlm {
 namespace {
@@ -27,34 +28,47 @@ class CpuAllocator final : public Allocator {
 // The smallest block that is large enough, unless more than an eighth of the request would lie idle: sizes that vary
 // with the batch use each other's blocks, sizes that repeat find their own.
 void* Allocator::take_cached(int64_t& size) {
-  const auto found = cached_.lower_bound(size);
-  if (found == cached_.end() || found->first > size + size / 8) return nullptr;
+  Blocks& cached = cached_[pool_];
+  const auto found = cached.lower_bound(size);
+  if (found == cached.end() || found->first > size + size / 8) return nullptr;
   size = found->first;
   void* block = found->second.back();
   found->second.pop_back();
-  if (found->second.empty()) cached_.erase(found);
+  if (found->second.empty()) cached.erase(found);
+  return block;
+}
+
+void* Allocator::take_new(int64_t size) {
+  if (stats_.limit != 0 && stats_.reserved + size > stats_.limit) return nullptr;
+  void* block = raw_allocate(size);
+  if (block != nullptr) stats_.reserved += size;
   return block;
 }
 
 void* Allocator::allocate(int64_t bytes) {
   check(bytes >= 0, "[allocator] negative size ", bytes);
   int64_t size = rounded(bytes);
-  const std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
   void* block = take_cached(size);
-  if (block == nullptr) {
-    const auto fits = [&] { return stats_.limit == 0 || stats_.reserved + size <= stats_.limit; };
-    if (fits()) block = raw_allocate(size);
-    if (block == nullptr) {
-      give_back_cached();
-      if (fits()) block = raw_allocate(size);
-    }
-    if (block == nullptr) {
-      throw OutOfMemory(cat("[allocator ", name(), "] out of memory: asked for ", size, " bytes, ", stats_.current,
-                            " in use, limit ", stats_.limit == 0 ? "none" : cat(stats_.limit)));
-    }
-    stats_.reserved += size;
+  if (block == nullptr) block = take_new(size);
+  const auto give_back_and_take = [&] {
+    give_back_cached();
+    block = take_new(size);
+  };
+  if (block == nullptr) give_back_and_take();
+  if (block == nullptr && reclaim_) {
+    // Whoever gives memory up calls deallocate().
+    const std::function<bool()> reclaim = reclaim_;
+    lock.unlock();
+    const bool again = reclaim();
+    lock.lock();
+    if (again) give_back_and_take();
   }
-  live_[block] = size;
+  if (block == nullptr) {
+    throw OutOfMemory(cat("[allocator ", name(), "] out of memory: asked for ", size, " bytes, ", stats_.current,
+                          " in use, limit ", stats_.limit == 0 ? "none" : cat(stats_.limit)));
+  }
+  live_[block] = {size, pool_};
   stats_.current += size;
   stats_.peak = std::max(stats_.peak, stats_.current);
   return block;
@@ -65,8 +79,8 @@ void Allocator::deallocate(void* block) noexcept {
   const std::lock_guard lock(mutex_);
   const auto found = live_.find(block);
   if (found == live_.end()) return;
-  cached_[found->second].push_back(block);
-  stats_.current -= found->second;
+  cached_[found->second.pool][found->second.size].push_back(block);
+  stats_.current -= found->second.size;
   live_.erase(found);
 }
 
@@ -90,21 +104,42 @@ void Allocator::release_cached() {
   give_back_cached();
 }
 
+Allocator::Keep Allocator::keep(Keep what) {
+  const std::lock_guard lock(mutex_);
+  return std::exchange(keep_, what);
+}
+
+void Allocator::set_reclaim(std::function<bool()> reclaim) {
+  const std::lock_guard lock(mutex_);
+  reclaim_ = std::move(reclaim);
+}
+
+Allocator::Pool Allocator::use(Pool pool) {
+  const std::lock_guard lock(mutex_);
+  return std::exchange(pool_, pool);
+}
+
 void Allocator::give_back_cached() {
-  for (auto& [size, blocks] : cached_) {
-    for (void* block : blocks) {
-      raw_free(block);
-      stats_.reserved -= size;
+  if (keep_ == Keep::everything) return;
+  for (const Pool pool : {kGeneral, kStep}) {
+    if (pool == kStep && keep_ == Keep::step_pool) continue;
+    for (auto& [size, blocks] : cached_[pool]) {
+      for (void* block : blocks) {
+        raw_free(block);
+        stats_.reserved -= size;
+      }
     }
+    cached_[pool].clear();
   }
-  cached_.clear();
 }
 
 void Allocator::free_all() noexcept {
-  for (auto& [size, blocks] : cached_) {
-    for (void* block : blocks) raw_free(block);
+  for (Blocks& cached : cached_) {
+    for (auto& [size, blocks] : cached) {
+      for (void* block : blocks) raw_free(block);
+    }
+    cached.clear();
   }
-  cached_.clear();
 }
 
 std::shared_ptr<Allocator> make_cpu_allocator() { return std::make_shared<CpuAllocator>(); }

@@ -1,8 +1,14 @@
 // Caching allocator of one device. Blocks that are freed are kept by size and handed out again, which is safe without
 // synchronisation because everything that uses them is ordered on the context's one stream.
+//
+// There are two pools that never exchange blocks. All but what lives within a step comes from the general one. A step's
+// own memory is in the step pool (StepMemory): recorded work writes there whenever it is launched, so nothing that
+// outlives a step may lie in it but what its owner puts there on purpose.
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -39,7 +45,14 @@ class Allocator {
   MemoryStats stats() const;
   void reset_peak();
   void set_limit(int64_t bytes);  // reserved may not grow beyond it; 0 = no limit
-  void release_cached();
+  void release_cached();          // but for what keep() says
+
+  // Cached blocks that stay with the allocator, because recorded work knows their addresses. Returns what was set.
+  enum class Keep { nothing, step_pool, everything };
+  Keep keep(Keep what);
+  // Called when neither cached blocks nor the device have enough, by the thread that allocates: it may give up memory,
+  // and returns whether there is any point in another attempt. Empty: nobody to ask.
+  void set_reclaim(std::function<bool()> reclaim);
 
  protected:
   Allocator() = default;
@@ -50,13 +63,40 @@ class Allocator {
   virtual const char* name() const = 0;
 
  private:
+  friend class StepMemory;
+  enum Pool : size_t { kGeneral, kStep, kPools };
+  struct Live {
+    int64_t size;
+    Pool pool;
+  };
+  using Blocks = std::map<int64_t, std::vector<void*>>;
+  Pool use(Pool pool);  // returns the one used so far
   // A cached block for `size` bytes, whose own size replaces it; nullptr when there is none.
   void* take_cached(int64_t& size);
+  // From the device; nullptr when that has no more or the limit does not allow it.
+  void* take_new(int64_t size);
   void give_back_cached();
   mutable std::mutex mutex_;
-  std::map<int64_t, std::vector<void*>> cached_;
-  std::map<void*, int64_t> live_;
+  std::array<Blocks, kPools> cached_;
+  std::map<void*, Live> live_;
   MemoryStats stats_;
+  Pool pool_ = kGeneral;
+  Keep keep_ = Keep::nothing;
+  std::function<bool()> reclaim_;
+};
+
+// While it lives, what is allocated comes from the step pool; it goes back there, whenever it is freed. For the one
+// thread that runs steps.
+class StepMemory {
+ public:
+  explicit StepMemory(Allocator& allocator) : allocator_(allocator), before_(allocator.use(Allocator::kStep)) {}
+  ~StepMemory() { allocator_.use(before_); }
+  StepMemory(const StepMemory&) = delete;
+  StepMemory& operator=(const StepMemory&) = delete;
+
+ private:
+  Allocator& allocator_;
+  Allocator::Pool before_;
 };
 
 std::shared_ptr<Allocator> make_cpu_allocator();

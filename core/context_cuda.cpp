@@ -151,7 +151,10 @@ CudaContext::~CudaContext() {
   cudaStreamDestroy(stream_);
 }
 
-void CudaContext::synchronize() { MATVLM_CUDA_CHECK(cudaStreamSynchronize(stream_)); }
+void CudaContext::synchronize() {
+  check(!recording, "[cuda] the host waits for the device while work is recorded");
+  MATVLM_CUDA_CHECK(cudaStreamSynchronize(stream_));
+}
 
 void CudaContext::fill_bytes(void* dst, int value, int64_t bytes) {
   if (bytes > 0) MATVLM_CUDA_CHECK(cudaMemsetAsync(dst, value, static_cast<size_t>(bytes), stream_));
@@ -172,11 +175,13 @@ void CudaContext::copy_2d(void* dst, int64_t dst_pitch, const void* src, int64_t
 
 void CudaContext::to_device(void* dst, const void* host, int64_t bytes) {
   if (bytes <= 0) return;
+  check(!recording, "[cuda] host values are sent while work is recorded");
   static_cast<CudaAllocator&>(*allocator()).uploads().copy(dst, host, bytes, stream_);
 }
 
 void CudaContext::to_host(void* host, const void* src, int64_t bytes) {
   if (bytes <= 0) return;
+  check(!recording, "[cuda] the host waits for the device while work is recorded");
   MATVLM_CUDA_CHECK(cudaMemcpyAsync(host, src, static_cast<size_t>(bytes), cudaMemcpyDefault, stream_));
   synchronize();
 }

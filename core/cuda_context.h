@@ -59,6 +59,7 @@ class CudaContext final : public Context {
   int64_t resident_blocks(const void* kernel, int threads);
   int kernel_registers(const void* kernel);
   bool allow_tf32 = false;                       // float32 products in tf32: off unless asked for
+  bool recording = false;                        // of record_work(): the stream only takes notes
   std::shared_ptr<GemmPlans> gemm_plans;         // cache of gemm_cuda.cpp
   std::shared_ptr<Fp8GemmPlans> fp8_gemm_plans;  // cache of gemm_fp8_cuda.cpp
 

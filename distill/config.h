@@ -37,6 +37,9 @@ struct OptimizerConfig {
   Offload offload = Offload::none;
 };
 
+// CUDA graphs of steps whose shapes repeat; automatic: where they can be had.
+enum class GraphUse { off, automatic, on };
+
 enum class ScheduleKind { wsd, cosine, constant };
 
 // All lengths in samples, so that the schedule does not depend on the number of ranks or the batch size.

@@ -44,7 +44,7 @@ Graph::ParameterHook GradSync::hook() {
 }
 
 void GradSync::start_ready(bool all) {
-  const bool sends = comm_.size() > 1 || comm_.on_gpu();
+  const bool sends = comm_.size() > 1;
   while (next_ < buckets_.size() && (all || buckets_[next_].unfinished == 0)) {
     const Bucket& bucket = buckets_[next_++];
     store_.settle(ctx_, bucket.first, bucket.last);

@@ -1,10 +1,12 @@
 #include "distill/trainer.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <span>
 #include <string>
 #include <utility>
+#include <variant>
 
 #include "autograd/ops/adamw.h"
 
@@ -16,10 +18,35 @@ void check_finite(const char* what, double value, int64_t number) {
         "; nothing was changed by this update, the last checkpoint is as it was");
 }
 
+bool has_dnn_attention(const Vlm* model) {
+  if (model == nullptr) return false;
+  const auto any = [](const std::vector<Block>& blocks) {
+    return std::any_of(blocks.begin(), blocks.end(), [](const Block& block) {
+      const auto* attention = std::get_if<AttentionMixer>(&block.mixer);
+      return attention != nullptr && attention->dnn != nullptr;
+    });
+  };
+  return any(model->text.blocks) || (model->vision && any(model->vision->blocks));
+}
+
+// Why steps are not to be recorded; empty where they may be.
+std::string graph_obstacle(const Trainer::Setup& setup) {
+  // NCCL's calls could be recorded as well, but nobody has looked at that yet.
+  if (setup.host->size() > 1) return cat(setup.host->size(), " ranks");
+  if (setup.models.timer != nullptr) return "a step that is timed part by part";
+  if (has_dnn_attention(setup.models.teacher) || has_dnn_attention(setup.models.student)) {
+    return "attention.backend cudnn";
+  }
+  return setup.recorder ? "" : recording_obstacle(*setup.ctx);
+}
+
 }  // namespace
 
 Trainer::Trainer(Setup setup)
-    : setup_(std::move(setup)), sync_(*setup_.ctx, *setup_.device, *setup_.store, setup_.bucket_bytes) {}
+    : setup_(std::move(setup)),
+      sync_(*setup_.ctx, *setup_.device, *setup_.store, setup_.bucket_bytes),
+      graphs_(*setup_.ctx, *setup_.store, setup_.cuda_graph, graph_obstacle(setup_),
+              setup_.recorder ? setup_.recorder : WorkRecorder(record_work)) {}
 
 Trainer::CountedBatch Trainer::count_batch(const MicroBatch& batch, std::array<int64_t, 5>& sums) {
   CountedBatch out;
@@ -105,13 +132,12 @@ LossTerms Trainer::sum_over_ranks(const LossTerms& own, size_t layers) {
   return all;
 }
 
-LossTerms Trainer::own_terms(const std::vector<QueuedTerms>& terms, std::span<const double> values) const {
+LossTerms Trainer::own_terms(const std::vector<Tensor>& terms, std::span<const double> values) const {
   LossTerms own;
-  for (const QueuedTerms& queued : terms) {
-    int64_t n = 0;
-    for (const Tensor& part : queued) n += part.numel();
-    own.add(loss_terms(setup_.models, setup_.loss, values.first(static_cast<size_t>(n))));
-    values = values.subspan(static_cast<size_t>(n));
+  for (const Tensor& joined : terms) {
+    const auto n = static_cast<size_t>(joined.numel());
+    own.add(loss_terms(setup_.models, setup_.loss, values.first(n)));
+    values = values.subspan(n);
   }
   return own;
 }
@@ -126,16 +152,27 @@ void Trainer::begin(const Prepared& prepared, int64_t number, int64_t samples_be
   running.counts = prepared.counts;
   running.tokens = prepared.tokens;
 
-  enter_part(setup_.models.timer, StepPart::optimizer);
-  setup_.store->begin_update(ctx);
-  enter_part(setup_.models.timer, StepPart::host);
   sync_.begin();
+  if (prepared.steps.empty()) setup_.store->begin_update(ctx);
   for (size_t i = 0; i < prepared.steps.size(); ++i) {
-    const bool last = i + 1 == prepared.steps.size();
-    running.terms.push_back(queue_step(ctx, setup_.models, setup_.loss, prepared.steps[i], true,
-                                       last ? sync_.hook() : Graph::ParameterHook()));
+    const bool first = i == 0;
+    // One rank has nobody to send gradients to while backward runs; finish() settles what is left of them.
+    const bool hooked = i + 1 == prepared.steps.size() && !graphs_.active();
+    running.terms.push_back(graphs_.run(prepared.steps[i], first, [this, first, hooked](const StepInputs& inputs) {
+      return gradient_step(inputs, first, hooked ? sync_.hook() : Graph::ParameterHook());
+    }));
   }
   running_ = std::move(running);
+}
+
+Tensor Trainer::gradient_step(const StepInputs& inputs, bool first, const Graph::ParameterHook& hook) {
+  Context& ctx = *setup_.ctx;
+  if (first) {
+    enter_part(setup_.models.timer, StepPart::optimizer);
+    setup_.store->begin_update(ctx);
+    enter_part(setup_.models.timer, StepPart::host);
+  }
+  return join_terms(ctx, queue_step(ctx, setup_.models, setup_.loss, inputs, true, hook));
 }
 
 UpdateReport Trainer::finish() {
@@ -148,8 +185,7 @@ UpdateReport Trainer::finish() {
   sync_.finish();
   enter_part(timer, StepPart::optimizer);
   // The one place where the host waits for the device.
-  std::vector<Tensor> results;
-  for (const QueuedTerms& terms : running.terms) results.insert(results.end(), terms.begin(), terms.end());
+  std::vector<Tensor> results = running.terms;
   results.push_back(grad_squares(ctx, *setup_.store));
   const std::vector<double> values = read_together(ctx, results);
   enter_part(timer, StepPart::host);
@@ -181,13 +217,13 @@ UpdateReport Trainer::update(const std::vector<MicroBatch>& batches, int64_t num
 Trainer::Evaluation Trainer::evaluate(const std::vector<MicroBatch>& batches) {
   const Prepared prepared = prepare([&] { return batches; }, false);
   check_prepared(prepared, "evaluation");
-  std::vector<QueuedTerms> terms;
-  std::vector<Tensor> results;
+  std::vector<Tensor> terms;
   for (const StepInputs& inputs : prepared.steps) {
-    terms.push_back(queue_step(*setup_.ctx, setup_.models, setup_.loss, inputs, false));
-    results.insert(results.end(), terms.back().begin(), terms.back().end());
+    terms.push_back(graphs_.run_plain(inputs, [this](const StepInputs& in) {
+      return join_terms(*setup_.ctx, queue_step(*setup_.ctx, setup_.models, setup_.loss, in, false));
+    }));
   }
-  const LossTerms own = own_terms(terms, read_together(*setup_.ctx, results));
+  const LossTerms own = own_terms(terms, read_together(*setup_.ctx, terms));
   return {sum_over_ranks(own, setup_.models.student->config.mamba.ssm_layers.size()), prepared.counts};
 }
 

@@ -14,6 +14,7 @@
 #include "distill/grad_sync.h"
 #include "distill/schedule.h"
 #include "distill/step.h"
+#include "distill/step_graphs.h"
 #include "distill/update.h"
 
 namespace matvlm {
@@ -41,6 +42,8 @@ class Trainer {
     OptimizerConfig optimizer;
     ScheduleConfig schedule;
     int64_t bucket_bytes = 25LL << 20;
+    GraphUse cuda_graph = GraphUse::off;
+    WorkRecorder recorder;  // of tests; empty: record_work()
   };
   explicit Trainer(Setup setup);
 
@@ -60,7 +63,8 @@ class Trainer {
   using Fetch = std::function<std::vector<MicroBatch>()>;
   Prepared prepare(const Fetch& fetch);
   // Update `number` (1 is the first), which begins after `samples_before` samples of the run: gradients. On a GPU the
-  // work is queued only. Error on every rank when the preparation failed on one, or without samples.
+  // work is queued only. Error on every rank when the preparation failed on one, or without samples. What was prepared
+  // is used up: a recorded step keeps its memory and writes later updates' values there.
   void begin(const Prepared& prepared, int64_t number, int64_t samples_before);
   // Waits for the gradients and changes the parameters. Error on every rank, before any parameter has changed, when a
   // loss or the gradient norm is not finite.
@@ -77,6 +81,8 @@ class Trainer {
   };
   Evaluation evaluate(const std::vector<MicroBatch>& batches);
 
+  const StepGraphs& graphs() const { return graphs_; }
+
  private:
   // The update between begin() and finish().
   struct Running {
@@ -84,7 +90,7 @@ class Trainer {
     double lr = 0;
     UpdateCounts counts;
     int64_t tokens = 0;
-    std::vector<QueuedTerms> terms;  // of each step
+    std::vector<Tensor> terms;  // of each step, joined
   };
   // A micro-batch whose rows are counted, with its pictures on the device; `batch` has nothing else.
   struct CountedBatch {
@@ -97,10 +103,13 @@ class Trainer {
   Prepared prepare(const Fetch& fetch, bool backward);
   void check_prepared(const Prepared& prepared, const std::string& what);
   void count_over_ranks(Prepared& out, std::array<int64_t, 5>& sums);
-  LossTerms own_terms(const std::vector<QueuedTerms>& terms, std::span<const double> values) const;
+  // The gradients of one step and its loss terms, joined.
+  Tensor gradient_step(const StepInputs& inputs, bool first, const Graph::ParameterHook& hook);
+  LossTerms own_terms(const std::vector<Tensor>& terms, std::span<const double> values) const;
   LossTerms sum_over_ranks(const LossTerms& own, size_t layers);
   Setup setup_;
   GradSync sync_;
+  StepGraphs graphs_;
   std::optional<Running> running_;
 };
 

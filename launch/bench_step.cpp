@@ -16,7 +16,7 @@
 namespace matvlm {
 namespace {
 
-constexpr int64_t kWarmUp = 2;  // updates: plans of the matrix library, blocks of the allocator
+constexpr int64_t kWarmUp = 2;  // updates: plans of the matrix library, blocks of the allocator, the graph's recording
 
 template <class T>
 T median(std::vector<T> values) {
@@ -36,6 +36,22 @@ double median_ms(Context& ctx, int repetitions, const std::function<void()>& cal
     if (i >= kWarmUp) times.push_back(took.count());
   }
   return median(times);
+}
+
+// As in training: the next update is prepared while the device computes this one. `before` is called with the number of
+// each, from 0. Returns the last one's loss.
+double run_updates(Trainer& trainer, const std::vector<MicroBatch>& batches, int64_t updates,
+                   const std::function<void(int64_t)>& before) {
+  const auto prepare = [&] { return trainer.prepare([&] { return batches; }); };
+  Trainer::Prepared next = prepare();
+  double loss = 0;
+  for (int64_t i = 0; i < updates; ++i) {
+    before(i);
+    trainer.begin(next, i + 1, i * next.counts.samples);
+    next = prepare();
+    loss = trainer.finish().terms.total;
+  }
+  return loss;
 }
 
 // Largest of all ranks, in place.
@@ -152,42 +168,64 @@ double StepBench::sum_ms(const Trainer::Setup& setup) {
   });
 }
 
+void StepBench::run_parts(Trainer::Setup setup, const std::vector<MicroBatch>& batches, int64_t updates,
+                          BenchResult& out) {
+  StepTimer timer(runtime_.ctx());
+  setup.models.timer = &timer;
+  setup.cuda_graph = GraphUse::off;
+  Trainer trainer(setup);
+  out.loss = run_updates(trainer, batches, kWarmUp + updates, [&](int64_t i) {
+    if (i == kWarmUp) timer.take();
+    timer.begin_update();
+  });
+  std::vector<std::pair<double, StepTimer::Times>> each;
+  for (const StepTimer::Times& times : timer.take()) {
+    each.emplace_back(std::accumulate(times.begin(), times.end(), 0.0), times);
+  }
+  std::tie(out.ms, out.parts) = median(each);
+}
+
+void StepBench::run_graphs(const Trainer::Setup& setup, const std::vector<MicroBatch>& batches, int64_t updates,
+                           BenchResult& out) {
+  Trainer trainer(setup);
+  if (!trainer.graphs().active()) return;
+  const auto clock = make_device_clock(runtime_.ctx());
+  run_updates(trainer, batches, kWarmUp + updates, [&](int64_t i) {
+    if (i >= kWarmUp) clock->mark();
+  });
+  clock->mark();
+  std::vector<double> each = clock->read();
+  for (size_t i = 0; i + 1 < each.size(); ++i) each[i] = each[i + 1] - each[i];
+  each.pop_back();
+  out.graphs = trainer.graphs().active();
+  if (out.graphs) out.ms = median(each);
+}
+
 BenchResult StepBench::run(const RunConfig& config, const BenchShape& shape, int64_t updates) {
   Context& ctx = runtime_.ctx();
   Comm& host = runtime_.host();
-  StepTimer timer(ctx);
   Trainer::Setup setup = trainer_setup(runtime_, config, models_);
   setup.models.max_length = 0;
-  setup.models.timer = &timer;
-  Trainer trainer(setup);
   const std::vector<MicroBatch> batches = {make_batch(shape)};
   BenchResult out;
   out.shape = shape;
   out.images = batches.front().n_images;
   ctx.allocator()->release_cached();
   ctx.allocator()->reset_peak();
+  run_parts(setup, batches, updates, out);
+  out.plain_ms = out.ms;
+  if (setup.cuda_graph != GraphUse::off) {
+    ctx.allocator()->release_cached();
+    run_graphs(setup, batches, updates, out);
+  }
   const int64_t samples = shape.batch * host.size();
-  // As in training: the next update is prepared while the device computes this one.
-  const auto prepare = [&] { return trainer.prepare([&] { return batches; }); };
-  Trainer::Prepared next = prepare();
-  for (int64_t i = 0; i < kWarmUp + updates; ++i) {
-    if (i == kWarmUp) timer.take();
-    timer.begin_update();
-    trainer.begin(next, i + 1, i * samples);
-    next = prepare();
-    out.loss = trainer.finish().terms.total;
-  }
-  std::vector<std::pair<double, StepTimer::Times>> each;
-  for (const StepTimer::Times& times : timer.take()) {
-    each.emplace_back(std::accumulate(times.begin(), times.end(), 0.0), times);
-  }
-  std::tie(out.ms, out.parts) = median(each);
   const MemoryStats memory = ctx.allocator()->stats();
   out.comm_ms = sum_ms(setup);
   out.comm_bytes = setup.store->numel() * dtype_size(DType::f32);
   double peak = 0, reserved = 0;
-  largest(host, {out.ms, out.comm_ms, static_cast<double>(memory.peak), static_cast<double>(memory.reserved)},
-          {&out.ms, &out.comm_ms, &peak, &reserved});
+  largest(host,
+          {out.ms, out.plain_ms, out.comm_ms, static_cast<double>(memory.peak), static_cast<double>(memory.reserved)},
+          {&out.ms, &out.plain_ms, &out.comm_ms, &peak, &reserved});
   out.peak_bytes = static_cast<int64_t>(peak);
   MemoryRequest request = memory_request(config, &models_.teacher->config, models_.config, student_);
   request.device = ctx.device().type;

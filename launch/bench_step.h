@@ -29,7 +29,9 @@ struct BenchResult {
   BenchShape shape;  // recompute filled in
   int64_t images = 0;
   double ms = 0;                 // of an update, median; the slowest rank's
-  StepTimer::Times parts{};      // of the median update
+  bool graphs = false;           // whether that is of steps launched as CUDA graphs, which have no parts
+  double plain_ms = 0;           // the same without graphs
+  StepTimer::Times parts{};      // of the median update without graphs
   double tokens_per_second = 0;  // of all ranks
   StepFlops flops;               // of one rank
   double comm_ms = 0;            // the sum over ranks by itself, 0 on one rank
@@ -63,6 +65,10 @@ class StepBench {
 
  private:
   MicroBatch make_batch(const BenchShape& shape) const;
+  // Times of an update without graphs, of which it fills in parts, ms and loss; and of one with them, if there are any.
+  void run_parts(Trainer::Setup setup, const std::vector<MicroBatch>& batches, int64_t updates, BenchResult& out);
+  void run_graphs(const Trainer::Setup& setup, const std::vector<MicroBatch>& batches, int64_t updates,
+                  BenchResult& out);
   double sum_ms(const Trainer::Setup& setup);
   Runtime runtime_;
   bool text_only_;

@@ -69,7 +69,8 @@ struct BatchSection {
 
 struct TrainSection {
   Recompute recompute = Recompute::none;
-  int64_t recompute_every = 1;     // layers
+  int64_t recompute_every = 1;  // layers
+  GraphUse cuda_graph = GraphUse::automatic;
   int64_t log_every = 1;           // updates
   int64_t eval_every = 0;          // updates; 0 = never
   int64_t eval_samples = 0;        // 0 = the whole held-out pack

@@ -51,6 +51,7 @@ MATVLM_ENUM_NAMES(AttentionBackend, {AttentionBackend::native, "native"}, {Atten
 MATVLM_ENUM_NAMES(FrozenPrecision, {FrozenPrecision::compute, "compute"}, {FrozenPrecision::fp8, "fp8"});
 MATVLM_ENUM_NAMES(Recompute, {Recompute::none, "none"}, {Recompute::mlp, "mlp"}, {Recompute::mixers, "mixers"},
                   {Recompute::blocks, "blocks"});
+MATVLM_ENUM_NAMES(GraphUse, {GraphUse::automatic, "auto"}, {GraphUse::on, "on"}, {GraphUse::off, "off"});
 MATVLM_ENUM_NAMES(Offload, {Offload::none, "none"}, {Offload::cpu, "cpu"});
 MATVLM_ENUM_NAMES(ImageAspect, {ImageAspect::square, "square"}, {ImageAspect::pad, "pad"});
 MATVLM_ENUM_NAMES(MixerInit, {MixerInit::attention, "attention"}, {MixerInit::random, "random"});

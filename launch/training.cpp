@@ -131,6 +131,7 @@ Trainer::Setup trainer_setup(Runtime& runtime, const RunConfig& config, const Tr
   setup.loss = training_loss(config);
   setup.optimizer = config.optimizer;
   setup.schedule = config.schedule;
+  setup.cuda_graph = config.train.cuda_graph;
   return setup;
 }
 

@@ -58,6 +58,70 @@ TEST(Allocator, AtTheLimitCachedBlocksGoBackBeforeItFails) {
   a->deallocate(second);
 }
 
+TEST(Allocator, TheStepPoolKeepsToItself) {
+  const auto a = make_cpu_allocator();
+  void* general = a->allocate(1 << 20);
+  void* step = nullptr;
+  {
+    const StepMemory memory(*a);
+    step = a->allocate(1 << 20);
+  }
+  EXPECT_EQ(a->stats().current, 2 << 20);
+  a->deallocate(step);
+  a->deallocate(general);
+  EXPECT_EQ(a->allocate(1 << 20), general);
+  void* other = a->allocate(1 << 20);
+  EXPECT_NE(other, step);
+  {
+    const StepMemory memory(*a);
+    EXPECT_EQ(a->allocate(1 << 20), step);
+    a->deallocate(step);
+    a->deallocate(general);
+    void* second = a->allocate(1 << 20);
+    EXPECT_EQ(second, step) << "what came from the general pool goes back there, whenever that is";
+    a->deallocate(second);
+  }
+  EXPECT_EQ(a->allocate(1 << 20), general);
+  a->deallocate(general);
+  a->deallocate(other);
+
+  EXPECT_EQ(a->keep(Allocator::Keep::everything), Allocator::Keep::nothing);
+  a->release_cached();
+  EXPECT_EQ(a->stats().reserved, 3 << 20);
+  EXPECT_EQ(a->keep(Allocator::Keep::step_pool), Allocator::Keep::everything);
+  a->release_cached();
+  EXPECT_EQ(a->stats().reserved, 1 << 20);
+  a->keep(Allocator::Keep::nothing);
+  a->release_cached();
+  EXPECT_EQ(a->stats().reserved, 0);
+}
+
+TEST(Allocator, WhoeverHasMemoryToGiveIsAskedLast) {
+  const auto a = make_cpu_allocator();
+  a->set_limit(10 << 20);
+  void* held = a->allocate(6 << 20);
+  int asked = 0;
+  a->set_reclaim([&] {
+    ++asked;
+    if (held == nullptr) return false;
+    a->deallocate(held);
+    held = nullptr;
+    return true;
+  });
+  void* small = a->allocate(4 << 20);
+  a->deallocate(small);
+  small = a->allocate(3 << 20);  // the cached block is too large, but there to be given back
+  EXPECT_EQ(asked, 0);
+  void* large = a->allocate(7 << 20);
+  EXPECT_EQ(asked, 1);
+  EXPECT_THROW(a->allocate(1 << 20), OutOfMemory);
+  EXPECT_EQ(asked, 2);
+  a->set_reclaim({});
+  EXPECT_THROW(a->allocate(1 << 20), OutOfMemory);
+  a->deallocate(small);
+  a->deallocate(large);
+}
+
 // Nothing is stored, everything is counted.
 TEST(CountingContext, CountsAndReadsZeros) {
   const auto ctx = make_counting_context(DeviceType::cpu);
