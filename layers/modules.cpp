@@ -141,6 +141,9 @@ const Affine& last_projection(const Block& block) {
   return std::get<AttentionMixer>(block.mixer).dense;
 }
 
+// Products of fp8 matrices do not: there the sum is left to the norm behind it.
+bool adds_residual(const Affine& m) { return m.weight.fp8 == nullptr; }
+
 // norm(x) once more, for backward.
 Graph::Remake norm_again(const Norm& norm, const Var& x) {
   return [norm, value = x.value()](Context& ctx) {
@@ -161,14 +164,6 @@ Var run_mlp(Graph& g, const Mlp& m, const Var& x, const Var& residual, const Gra
     return swiglu(inner, inner.slice_cols(both, 0, width), inner.slice_cols(both, width, 2 * width));
   };
   return run_affine(g, m.fc2, input_again ? g.recompute({x}, gated, input_again) : gated(g, {x}), residual);
-}
-
-// The block's output from middle = h + mixed.
-Var finish_sum(Graph& g, const Block& block, const Var& h, const Var& normed, const Var& middle, bool mlp_again) {
-  const Norm& norm = block.spec.parallel ? block.norm : block.post_norm;
-  const Var x = block.spec.parallel ? normed : run_norm(g, norm, middle);
-  const Graph::Remake again = mlp_again ? norm_again(norm, block.spec.parallel ? h : middle) : Graph::Remake();
-  return run_mlp(g, block.mlp, x, middle, again);
 }
 
 // The mixer with its last projection. What it computes before that is kept for backward, or not (`again`). The last
@@ -266,24 +261,60 @@ Var run_norm(Graph& g, const Norm& m, const Var& x) {
 
 Var run_mlp(Graph& g, const Mlp& m, const Var& x, const Var& residual) { return run_mlp(g, m, x, residual, {}); }
 
-Var run_mixer(Graph& g, const Block& block, const Var& normed, const Pass& pass, int64_t layer, const Var& residual) {
-  return run_affine(g, last_projection(block), run_mixer_inside(g, block, normed, pass, layer), residual);
+Var run_mixer(Graph& g, const Block& block, const Var& normed, const Pass& pass, int64_t layer) {
+  return run_affine(g, last_projection(block), run_mixer_inside(g, block, normed, pass, layer));
 }
 
-Var finish_block(Graph& g, const Block& block, const Var& h, const Var& normed, const Var& mixed) {
-  return finish_sum(g, block, h, normed, add(g, {h, mixed}), false);
+void Stream::add(const Var& term) {
+  pending_.terms.push_back(term.value());
+  pending_.last = term;
 }
 
-Var run_block(Graph& g, const Block& block, const Var& h, const Pass& pass, int64_t layer, BlockTrace* trace) {
+const Var& Stream::value(Graph& g) {
+  const Var sum = form_sum(g, pending_);
+  pending_ = {{sum.value()}, sum};
+  return pending_.last;
+}
+
+SumAndNorm Stream::with_norm(Graph& g, const Norm& m) {
+  const SumAndNorm out = m.kind == NormKind::rms_norm ? add_rms_norm(g, pending_, m.weight, m.eps)
+                                                      : add_layer_norm(g, pending_, m.weight, m.bias, m.eps);
+  pending_ = {{out.sum.value()}, out.sum};
+  return out;
+}
+
+void run_block(Graph& g, const Block& block, Stream& h, const Pass& pass, int64_t layer, BlockTrace* trace) {
   const Recompute again = g.recording() ? pass.recompute.at(layer) : Recompute::none;
   const bool mixer_again = again == Recompute::mixers || again == Recompute::blocks;
   const bool mlp_again = again == Recompute::mlp || again == Recompute::blocks;
-  const Var normed = run_norm(g, block.norm, h);
-  // Where nobody wants the mixer's own output, its last product adds h.
-  const Var mixed = run_block_mixer(g, block, h, normed, pass, layer, mixer_again, trace == nullptr ? h : Var());
-  if (trace == nullptr) return finish_sum(g, block, h, normed, mixed, mlp_again);
-  *trace = {normed.value(), mixed.value()};
-  return finish_sum(g, block, h, normed, add(g, {h, mixed}), mlp_again);
+  SumAndNorm in = h.with_norm(g, block.norm);
+  // The product adds the stream itself where it can and nobody wants its own output.
+  const bool mixer_adds = trace == nullptr && adds_residual(last_projection(block));
+  const Var residual = mixer_adds ? in.sum : h.last();
+  const Var mixed = run_block_mixer(g, block, in.sum, in.normed, pass, layer, mixer_again, residual);
+  if (trace != nullptr) *trace = {in.normed.value(), mixed.value()};
+  if (mixer_adds) {
+    h = Stream(mixed);
+  } else {
+    h.add(mixed);
+  }
+  if (!block.spec.parallel) in = h.with_norm(g, block.post_norm);
+  const Norm& norm = block.spec.parallel ? block.norm : block.post_norm;
+  const Graph::Remake normed_again = mlp_again ? norm_again(norm, in.sum) : Graph::Remake();
+  if (adds_residual(block.mlp.fc2)) {
+    h = Stream(run_mlp(g, block.mlp, in.normed, h.value(g), normed_again));
+  } else {
+    h.add(run_mlp(g, block.mlp, in.normed, h.last(), normed_again));
+  }
+}
+
+// The same sums as those of a traced run_block.
+Var finish_block(Graph& g, const Block& block, const Var& h, const Var& normed, const Var& mixed) {
+  const bool adds = adds_residual(block.mlp.fc2);
+  if (block.spec.parallel && !adds) return add(g, {h, mixed, run_mlp(g, block.mlp, normed)});
+  const Var middle = add(g, {h, mixed});
+  const Var x = block.spec.parallel ? normed : run_norm(g, block.post_norm, middle);
+  return adds ? run_mlp(g, block.mlp, x, middle) : add(g, {middle, run_mlp(g, block.mlp, x)});
 }
 
 }  // namespace matvlm

@@ -8,6 +8,7 @@
 
 #include "autograd/graph.h"
 #include "autograd/ops/linear.h"
+#include "autograd/ops/norm_sum.h"
 #include "layers/config.h"
 #include "layers/pass.h"
 #include "layers/weights.h"
@@ -63,20 +64,37 @@ Norm make_norm(const ModelWeights& weights, const std::string& prefix, int64_t w
 Block make_text_block(const ModelWeights& weights, const ModelConfig& config, int64_t layer);
 Block make_vision_block(const ModelWeights& weights, const VisionConfig& config, int64_t layer);
 
-// residual: where defined, it is added to the result, by the last product itself where the device can.
+// residual: as of linear().
 Var run_affine(Graph& g, const Affine& m, const Var& x, const Var& residual = {});
 Var run_norm(Graph& g, const Norm& m, const Var& x);
 Var run_mlp(Graph& g, const Mlp& m, const Var& x, const Var& residual = {});
 // `normed` is the normed input [T, D]; `layer` addresses the decode state of the pass, if it has one.
-Var run_mixer(Graph& g, const Block& block, const Var& normed, const Pass& pass, int64_t layer,
-              const Var& residual = {});
+Var run_mixer(Graph& g, const Block& block, const Var& normed, const Pass& pass, int64_t layer);
 
 // The parts of one block's forward that others want to see.
 struct BlockTrace {
   Tensor normed;  // norm(h): the mixer's input
   Tensor mixer;   // the mixer's output
 };
-Var run_block(Graph& g, const Block& block, const Var& h, const Pass& pass, int64_t layer, BlockTrace* trace = nullptr);
+// The residual stream between blocks, whose last terms may still have to be added: whoever reads it forms the sum, a
+// norm on its way. Order and rounding are the same either way.
+class Stream {
+ public:
+  explicit Stream(const Var& h) : pending_{{h.value()}, h} {}
+  // Adds a term, whose node hands its gradient on to what is there (`last`, as residual of linear()).
+  void add(const Var& term);
+  Var last() const { return pending_.last.route(); }
+  // The sum, formed once.
+  const Var& value(Graph& g);
+  // The sum and its norm.
+  SumAndNorm with_norm(Graph& g, const Norm& norm);
+
+ private:
+  PendingSum pending_;
+};
+
+// Puts the block behind `h`.
+void run_block(Graph& g, const Block& block, Stream& h, const Pass& pass, int64_t layer, BlockTrace* trace = nullptr);
 // The block's output when its mixer's output is already there.
 Var finish_block(Graph& g, const Block& block, const Var& h, const Var& normed, const Var& mixed);
 

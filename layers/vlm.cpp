@@ -71,11 +71,11 @@ std::vector<int64_t> vision_boundaries(const VisionConfig& config, int64_t n) {
 Var run_vision(Graph& g, const VisionTower& tower, const Tensor& images, const SeqlensPtr& lens) {
   Pass pass;
   pass.lens = lens != nullptr ? lens : make_seqlens(g.ctx(), vision_boundaries(tower.config, images.dim(0)));
-  Var h = patch_embed(g, images, tower.patch_weight, tower.patch_bias, tower.position);
+  Stream h(patch_embed(g, images, tower.patch_weight, tower.patch_bias, tower.position));
   for (size_t i = 0; i < tower.blocks.size(); ++i) {
-    h = run_block(g, tower.blocks[i], h, pass, static_cast<int64_t>(i));
+    run_block(g, tower.blocks[i], h, pass, static_cast<int64_t>(i));
   }
-  return h;
+  return h.value(g);
 }
 
 Var run_connector(Graph& g, const Connector& connector, const Var& features) {
@@ -91,26 +91,33 @@ Var run_embedding(Graph& g, const LanguageModel& model, const Var& image_tokens,
   return embed_splice(g, model.embed, image_tokens, index);
 }
 
-Var run_blocks(Graph& g, const LanguageModel& model, const Var& input, const Pass& pass, TextTrace* trace) {
-  Var h = input;
-  if (trace != nullptr && trace->hidden != nullptr) trace->hidden->push_back(h.value());
+namespace {
+
+Stream run_stream(Graph& g, const LanguageModel& model, const Var& input, const Pass& pass, TextTrace* trace) {
+  Stream h(input);
+  if (trace != nullptr && trace->hidden != nullptr) trace->hidden->push_back(h.value(g).value());
   for (size_t i = 0; i < model.blocks.size(); ++i) {
     const auto layer = static_cast<int64_t>(i);
-    const Block& block = model.blocks[i];
     const bool traced = trace != nullptr && std::binary_search(trace->layers.begin(), trace->layers.end(), layer);
-    if (traced && trace->keep_inputs) trace->inputs.push_back(h.value());
+    if (traced && trace->keep_inputs) trace->inputs.push_back(h.value(g).value());
     BlockTrace parts;
-    h = run_block(g, block, h, pass, layer, traced ? &parts : nullptr);
+    run_block(g, model.blocks[i], h, pass, layer, traced ? &parts : nullptr);
     if (traced) trace->blocks.push_back(parts);
-    if (traced && trace->keep_inputs) trace->outputs.push_back(h.value());
-    if (trace != nullptr && trace->hidden != nullptr) trace->hidden->push_back(h.value());
+    if (traced && trace->keep_inputs) trace->outputs.push_back(h.value(g).value());
+    if (trace != nullptr && trace->hidden != nullptr) trace->hidden->push_back(h.value(g).value());
   }
   if (pass.state != nullptr) pass.state->end_pass();
   return h;
 }
 
+}  // namespace
+
+Var run_blocks(Graph& g, const LanguageModel& model, const Var& h, const Pass& pass, TextTrace* trace) {
+  return run_stream(g, model, h, pass, trace).value(g);
+}
+
 Var run_text(Graph& g, const LanguageModel& model, const Var& h, const Pass& pass, TextTrace* trace) {
-  return run_norm(g, model.final_norm, run_blocks(g, model, h, pass, trace));
+  return run_stream(g, model, h, pass, trace).with_norm(g, model.final_norm).normed;
 }
 
 }  // namespace matvlm

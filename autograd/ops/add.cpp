@@ -27,7 +27,22 @@ void add_terms_cuda(Context& ctx, const std::vector<Tensor>& terms, const Tensor
   }
 }
 
-void add_terms(Context& ctx, const std::vector<Tensor>& terms, const Tensor& dst) {
+void accumulate(Graph& graph, const Tensor& grad, const Var& x) {
+  const Graph::GradSlot slot = graph.grad_slot(x);
+  if (slot.accumulate) {
+    add_into(graph.ctx(), grad, slot.tensor);
+  } else {
+    slot.tensor.copy_from(graph.ctx(), grad);
+  }
+}
+
+}  // namespace
+
+void sum_into(Context& ctx, const std::vector<Tensor>& terms, const Tensor& dst) {
+  for (const Tensor& term : terms) {
+    check_shape("add", "term", term, dst.shape());
+    check_dtype("add", "term", term, dst.dtype());
+  }
   if (dst.numel() == 0) return;
   const auto on_cpu = [&] {
     dispatch_float("add", dst.dtype(), [&](auto type) {
@@ -45,17 +60,6 @@ void add_terms(Context& ctx, const std::vector<Tensor>& terms, const Tensor& dst
   dispatch_device(
       ctx, [&] { add_terms_cuda(ctx, terms, dst); }, on_cpu);
 }
-
-void accumulate(Graph& graph, const Tensor& grad, const Var& x) {
-  const Graph::GradSlot slot = graph.grad_slot(x);
-  if (slot.accumulate) {
-    add_into(graph.ctx(), grad, slot.tensor);
-  } else {
-    slot.tensor.copy_from(graph.ctx(), grad);
-  }
-}
-
-}  // namespace
 
 void add_into(Context& ctx, const Tensor& src, const Tensor& dst) {
   check_shape("add_into", "src", src, dst.shape());
@@ -85,13 +89,9 @@ void add_into(Context& ctx, const Tensor& src, const Tensor& dst) {
 Var add(Graph& g, const std::vector<Var>& terms) {
   check(terms.size() >= 2, "[add] found ", terms.size(), " terms, expected two or more");
   std::vector<Tensor> values;
-  for (const Var& term : terms) {
-    check_shape("add", "term", term.value(), terms[0].value().shape());
-    check_dtype("add", "term", term.value(), terms[0].value().dtype());
-    values.push_back(term.value());
-  }
+  for (const Var& term : terms) values.push_back(term.value());
   Tensor y = Tensor::empty(g.ctx(), values[0].shape(), values[0].dtype());
-  add_terms(g.ctx(), values, y);
+  sum_into(g.ctx(), values, y);
   std::vector<Var> routes;
   for (const Var& term : terms) routes.push_back(term.route());
   return g.node(y, terms, {}, [routes](Graph& graph, const Tensor& grad_output) {

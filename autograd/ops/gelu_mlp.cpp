@@ -78,7 +78,7 @@ Var gelu_mlp(Graph& g, const Var& x, const GeluMlp& mlp, const Var& residual, co
   Tensor pre;
   const Tensor inner = forward_inner(ctx, x.value(), mlp, keep, pre);
   Tensor y = Tensor::empty(ctx, {x.value().dim(0), mlp.w2.value.dim(0)}, x.value().dtype());
-  if (residual.defined()) check_shape(kOp, "residual", residual.value(), y.shape());
+  if (residual.value().defined()) check_shape(kOp, "residual", residual.value(), y.shape());
   linear_into(ctx, inner, mlp.w2, mlp.b2, residual.value(), y);
 
   // With input_again the same product makes `pre` again, with the same bits, so nothing of it is kept.

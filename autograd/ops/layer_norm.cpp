@@ -28,56 +28,78 @@ void backward(Context& ctx, const LayerNormBackward<T, float>& args) {
       ctx, [&] { layer_norm_backward_cuda(ctx, args); }, on_cpu);
 }
 
+struct Forward {
+  Tensor y, mean, inv_std;
+};
+
+// Of the sum of `terms`, which is written to `sum`, or of the one term.
+Forward compute(Context& ctx, const std::vector<Tensor>& terms, const Tensor& sum, const Weight& w, const Weight& b,
+                double eps) {
+  const Tensor& x = terms[0];
+  check_shape("layer_norm", "weight", w.value, {x.cols()});
+  check_shape("layer_norm", "bias", b.value, {x.cols()});
+  const Forward out = {Tensor::empty(ctx, x.shape(), x.dtype()), Tensor::empty(ctx, {x.rows()}, DType::f32),
+                       Tensor::empty(ctx, {x.rows()}, DType::f32)};
+  dispatch_float("layer_norm", x.dtype(), [&](auto type) {
+    using T = decltype(type);
+    forward<T>(ctx, {.rows = x.rows(),
+                     .cols = x.cols(),
+                     .x = x.data<T>(),
+                     .x_stride = x.row_stride(),
+                     .w = w.value.data<T>(),
+                     .b = b.value.data<T>(),
+                     .eps = eps,
+                     .y = out.y.data<T>(),
+                     .y_stride = out.y.row_stride(),
+                     .mean = out.mean.data<float>(),
+                     .inv_std = out.inv_std.data<float>(),
+                     .sum = norm_sum<T>(terms, sum)});
+  });
+  return out;
+}
+
+Var norm_node(Graph& g, const Var& x, const Weight& w, const Weight& b, const Forward& made) {
+  return g.node(made.y, {x}, {w, b},
+                [x, w, b, mean = made.mean, inv_std = made.inv_std](Graph& graph, const Tensor& dy) {
+                  Context& ctx = graph.ctx();
+                  Graph::GradSlot dx;
+                  if (x.requires_grad()) dx = graph.grad_slot(x);
+                  Tensor partial;
+                  if (dy.on_gpu() && (w.trainable() || b.trainable())) {
+                    partial = Tensor::empty(ctx, {2, reduce_chunks(dy.rows()), dy.cols()}, DType::f32);
+                  }
+                  dispatch_float("layer_norm", dy.dtype(), [&](auto type) {
+                    using T = decltype(type);
+                    backward<T>(ctx, {.rows = dy.rows(),
+                                      .cols = dy.cols(),
+                                      .dy = dy.data<T>(),
+                                      .dy_stride = dy.row_stride(),
+                                      .x = x.value().template data<T>(),
+                                      .x_stride = x.value().row_stride(),
+                                      .w = w.value.data<T>(),
+                                      .mean = mean.data<float>(),
+                                      .inv_std = inv_std.data<float>(),
+                                      .dx = dx.tensor.defined() ? dx.tensor.data<T>() : nullptr,
+                                      .dx_stride = dx.tensor.row_stride(),
+                                      .accumulate = dx.accumulate,
+                                      .dw = grad_to_add(ctx, w),
+                                      .db = grad_to_add(ctx, b),
+                                      .partial = partial.defined() ? partial.data<float>() : nullptr});
+                  });
+                });
+}
+
 }  // namespace
 
 Var layer_norm(Graph& g, const Var& x, const Weight& w, const Weight& b, double eps) {
-  const Tensor& value = x.value();
-  check_shape("layer_norm", "weight", w.value, {value.cols()});
-  check_shape("layer_norm", "bias", b.value, {value.cols()});
-  Tensor y = Tensor::empty(g.ctx(), value.shape(), value.dtype());
-  Tensor mean = Tensor::empty(g.ctx(), {value.rows()}, DType::f32);
-  Tensor inv_std = Tensor::empty(g.ctx(), {value.rows()}, DType::f32);
-  dispatch_float("layer_norm", value.dtype(), [&](auto type) {
-    using T = decltype(type);
-    forward<T>(g.ctx(), {.rows = value.rows(),
-                         .cols = value.cols(),
-                         .x = value.data<T>(),
-                         .x_stride = value.row_stride(),
-                         .w = w.value.data<T>(),
-                         .b = b.value.data<T>(),
-                         .eps = eps,
-                         .y = y.data<T>(),
-                         .y_stride = y.row_stride(),
-                         .mean = mean.data<float>(),
-                         .inv_std = inv_std.data<float>()});
-  });
-  return g.node(y, {x}, {w, b}, [x, w, b, mean, inv_std](Graph& graph, const Tensor& dy) {
-    Context& ctx = graph.ctx();
-    Graph::GradSlot dx;
-    if (x.requires_grad()) dx = graph.grad_slot(x);
-    Tensor partial;
-    if (dy.on_gpu() && (w.trainable() || b.trainable())) {
-      partial = Tensor::empty(ctx, {2, reduce_chunks(dy.rows()), dy.cols()}, DType::f32);
-    }
-    dispatch_float("layer_norm", dy.dtype(), [&](auto type) {
-      using T = decltype(type);
-      backward<T>(ctx, {.rows = dy.rows(),
-                        .cols = dy.cols(),
-                        .dy = dy.data<T>(),
-                        .dy_stride = dy.row_stride(),
-                        .x = x.value().template data<T>(),
-                        .x_stride = x.value().row_stride(),
-                        .w = w.value.data<T>(),
-                        .mean = mean.data<float>(),
-                        .inv_std = inv_std.data<float>(),
-                        .dx = dx.tensor.defined() ? dx.tensor.data<T>() : nullptr,
-                        .dx_stride = dx.tensor.row_stride(),
-                        .accumulate = dx.accumulate,
-                        .dw = grad_to_add(ctx, w),
-                        .db = grad_to_add(ctx, b),
-                        .partial = partial.defined() ? partial.data<float>() : nullptr});
-    });
-  });
+  return norm_node(g, x, w, b, compute(g.ctx(), {x.value()}, {}, w, b, eps));
+}
+
+SumAndNorm add_layer_norm(Graph& g, const PendingSum& x, const Weight& w, const Weight& b, double eps) {
+  return sum_and_norm(
+      g, x,
+      [&](const std::vector<Tensor>& terms, const Tensor& sum) { return compute(g.ctx(), terms, sum, w, b, eps); },
+      [&](const Var& sum, const Forward& made) { return norm_node(g, sum, w, b, made); });
 }
 
 }  // namespace matvlm

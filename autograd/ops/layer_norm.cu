@@ -7,8 +7,8 @@ namespace matvlm {
 template <class T>
 void layer_norm_forward_cuda(Context& ctx, const LayerNormForward<T, float>& args) {
   const NormForwardArgs<T> a = {
-      args.rows, args.cols,     args.x,    args.x_stride, args.w, args.b, static_cast<float>(args.eps),
-      args.y,    args.y_stride, args.mean, args.inv_std};
+      args.rows, args.cols,     args.x,    args.x_stride, args.w,  args.b, static_cast<float>(args.eps),
+      args.y,    args.y_stride, args.mean, args.inv_std,  args.sum};
   launch_norm_forward<T, true>(ctx, a);
 }
 

@@ -4,13 +4,15 @@
 
 #include <cstdint>
 
-#include "autograd/graph.h"
+#include "autograd/ops/norm_sum.h"
 
 namespace matvlm {
 
 // y = (x - mean) / sqrt(variance + eps) * w + b, per row; variance is the mean square deviation. x [..., C] (may be a
 // column view), w [C], b [C] of x's dtype; y contiguous. Statistics in float32.
 Var layer_norm(Graph& g, const Var& x, const Weight& w, const Weight& b, double eps);
+// A pending sum and its norm, in one kernel where the device can.
+SumAndNorm add_layer_norm(Graph& g, const PendingSum& x, const Weight& w, const Weight& b, double eps);
 
 // T: activations and weights (float, bf16 on the GPU; float, double, complex on the CPU). S: statistics (float for
 // float and bf16, else T). Outputs are written, never allocated.
@@ -26,6 +28,7 @@ struct LayerNormForward {
   int64_t y_stride = 0;
   S* mean = nullptr;     // [R]
   S* inv_std = nullptr;  // [R]
+  NormSum<T> sum = {};   // GPU only
 };
 
 template <class T, class S>

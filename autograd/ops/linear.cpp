@@ -149,13 +149,14 @@ Var linear(Graph& g, const Var& x, const Weight& w, const Weight& bias, const Va
   check_weight(value, w);
   Shape shape = value.shape();
   shape.back() = matrix_shape(w)[0];
-  if (residual.defined()) check_shape("linear", "residual", residual.value(), shape);
+  const Tensor& added_here = residual.value();
+  if (added_here.defined()) check_shape("linear", "residual", added_here, shape);
   Tensor y = Tensor::empty(g.ctx(), std::move(shape), value.dtype());
   if (w.fp8 == nullptr) {
-    linear_into(g.ctx(), value, w, bias, residual.value(), y);
+    linear_into(g.ctx(), value, w, bias, added_here, y);
   } else {
     forward(g.ctx(), x, w, bias.value, y);
-    if (residual.defined()) add_into(g.ctx(), residual.value(), y);
+    if (added_here.defined()) add_into(g.ctx(), added_here, y);
   }
   // A frozen weight's input is not needed again: most of what a student's frozen layers would keep.
   const Var kept = w.trainable() && !input_again ? x : x.route();

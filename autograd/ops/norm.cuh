@@ -2,6 +2,7 @@
 // block a row. Weight gradients by row chunks.
 #pragma once
 
+#include "autograd/ops/add_device.h"
 #include "autograd/ops/elementwise.cuh"
 #include "autograd/ops/norm_rows.cuh"
 #include "autograd/ops/reduce_device.h"
@@ -94,9 +95,34 @@ __global__ void norm_weight_grad_kernel(NormBackwardArgs<T> a, int64_t rows_per_
   partial[blockIdx.y * a.cols + col] = total;
 }
 
+// The sum by a kernel of its own; what is left is the norm of it.
+template <class T>
+NormForwardArgs<T> form_sum(Context& ctx, const NormForwardArgs<T>& a) {
+  static_assert(kNormAddends < kMaxAddTerms);
+  AddDeviceArgs add{.rows = a.rows,
+                    .cols = a.cols,
+                    .count = 1 + a.sum.addends,
+                    .dst = a.sum.sum,
+                    .dst_stride = a.sum.sum_stride,
+                    .dtype = kDType<T>};
+  add.terms[0] = a.x;
+  add.strides[0] = a.x_stride;
+  for (int k = 0; k < a.sum.addends; ++k) {
+    add.terms[k + 1] = a.sum.addend[k];
+    add.strides[k + 1] = a.sum.stride[k];
+  }
+  add_cuda(ctx, add);
+  NormForwardArgs<T> rest = a;
+  rest.x = a.sum.sum;
+  rest.x_stride = a.sum.sum_stride;
+  rest.sum = {};
+  return rest;
+}
+
 template <class T, bool kCentered>
 void launch_norm_forward(Context& ctx, const NormForwardArgs<T>& a) {
   if (a.rows == 0 || a.cols == 0 || launch_norm_forward_rows<T, kCentered>(ctx, a)) return;
+  if (a.sum.addends > 0) return launch_norm_forward<T, kCentered>(ctx, form_sum(ctx, a));
   norm_forward_kernel<T, kCentered><<<grid_for(a.rows, 1), kNormThreads, 0, cuda_stream(ctx)>>>(a);
   MATVLM_LAUNCH_CHECK();
 }

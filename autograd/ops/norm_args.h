@@ -1,7 +1,7 @@
 // Arguments of the kernels of layer_norm.cu (kCentered) and rms_norm.cu.
 #pragma once
 
-#include <cstdint>
+#include "autograd/ops/norm_sum.h"
 
 namespace matvlm {
 
@@ -17,6 +17,7 @@ struct NormForwardArgs {
   int64_t y_stride;
   float* mean;  // kCentered only
   float* inv;
+  NormSum<T> sum = {};
 };
 
 template <class T>

@@ -36,7 +36,7 @@ struct NormTeam {
   }
 };
 
-template <class T, bool kCentered, int kWarps>
+template <class T, bool kCentered, int kWarps, int kAddends>
 __global__ void __launch_bounds__(NormTeam<kWarps>::kBlockWarps * 32) norm_forward_rows_kernel(NormForwardArgs<T> a) {
   using Team = NormTeam<kWarps>;
   constexpr int V = kPackWidth<T>;
@@ -53,6 +53,32 @@ __global__ void __launch_bounds__(NormTeam<kWarps>::kBlockWarps * 32) norm_forwa
     for (int i = 0; i < kNormSlots; ++i) {
       const int p = thread + i * Team::kThreads;
       x[i] = Packed::load_if(valid && p < packs, a.x + r * a.x_stride + p * V);
+    }
+    if constexpr (kAddends > 0) {
+      Packed added[kAddends][kNormSlots];
+#pragma unroll
+      for (int k = 0; k < kAddends; ++k) {
+#pragma unroll
+        for (int i = 0; i < kNormSlots; ++i) {
+          const int p = thread + i * Team::kThreads;
+          added[k][i] = Packed::load_if(valid && p < packs, a.sum.addend[k] + r * a.sum.stride[k] + p * V);
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < kNormSlots; ++i) {
+        const int p = thread + i * Team::kThreads;
+        float v[V];
+        x[i].unpack(v);
+#pragma unroll
+        for (int k = 0; k < kAddends; ++k) {
+          float term[V];
+          added[k][i].unpack(term);
+#pragma unroll
+          for (int j = 0; j < V; ++j) v[j] += term[j];
+        }
+        x[i] = Packed::pack(v);  // the norm is of what the sum's readers see
+        if (valid && p < packs) x[i].store(a.sum.sum + r * a.sum.sum_stride + p * V);
+      }
     }
     float mean = 0;
     if constexpr (kCentered) {
@@ -199,13 +225,19 @@ template <class T, bool kCentered>
 bool launch_norm_forward_rows(Context& ctx, const NormForwardArgs<T>& a) {
   constexpr int V = kPackWidth<T>;
   if (a.cols % V != 0 || !rows_aligned(a.x, a.x_stride, V) || !rows_aligned(a.y, a.y_stride, V) ||
-      !rows_aligned(a.w, 0, V) || !rows_aligned(a.b, 0, V)) {
+      !rows_aligned(a.w, 0, V) || !rows_aligned(a.b, 0, V) || !rows_aligned(a.sum.sum, a.sum.sum_stride, V)) {
     return false;
+  }
+  for (int k = 0; k < a.sum.addends; ++k) {
+    if (!rows_aligned(a.sum.addend[k], a.sum.stride[k], V)) return false;
   }
   return with_norm_team(a.cols / V, [&](auto team) {
     using Team = decltype(team);
-    norm_forward_rows_kernel<T, kCentered, Team::kThreads / 32>
-        <<<grid_for(a.rows, Team::kRows), Team::kBlockWarps * 32, 0, cuda_stream(ctx)>>>(a);
+    constexpr int kWarps = Team::kThreads / 32;
+    const auto kernel = a.sum.addends == 0   ? norm_forward_rows_kernel<T, kCentered, kWarps, 0>
+                        : a.sum.addends == 1 ? norm_forward_rows_kernel<T, kCentered, kWarps, 1>
+                                             : norm_forward_rows_kernel<T, kCentered, kWarps, 2>;
+    kernel<<<grid_for(a.rows, Team::kRows), Team::kBlockWarps * 32, 0, cuda_stream(ctx)>>>(a);
     MATVLM_LAUNCH_CHECK();
   });
 }

@@ -28,26 +28,33 @@ void backward(Context& ctx, const RmsNormBackward<T, float>& args) {
       ctx, [&] { rms_norm_backward_cuda(ctx, args); }, on_cpu);
 }
 
-}  // namespace
+struct Forward {
+  Tensor y, inv_rms;
+};
 
-Var rms_norm(Graph& g, const Var& x, const Weight& w, double eps) {
-  const Tensor& value = x.value();
-  check_shape("rms_norm", "weight", w.value, {value.cols()});
-  Tensor y = Tensor::empty(g.ctx(), value.shape(), value.dtype());
-  Tensor inv_rms = Tensor::empty(g.ctx(), {value.rows()}, DType::f32);
-  dispatch_float("rms_norm", value.dtype(), [&](auto type) {
+// Of the sum of `terms`, which is written to `sum`, or of the one term.
+Forward compute(Context& ctx, const std::vector<Tensor>& terms, const Tensor& sum, const Weight& w, double eps) {
+  const Tensor& x = terms[0];
+  check_shape("rms_norm", "weight", w.value, {x.cols()});
+  const Forward out = {Tensor::empty(ctx, x.shape(), x.dtype()), Tensor::empty(ctx, {x.rows()}, DType::f32)};
+  dispatch_float("rms_norm", x.dtype(), [&](auto type) {
     using T = decltype(type);
-    forward<T>(g.ctx(), {.rows = value.rows(),
-                         .cols = value.cols(),
-                         .x = value.data<T>(),
-                         .x_stride = value.row_stride(),
-                         .w = w.value.data<T>(),
-                         .eps = eps,
-                         .y = y.data<T>(),
-                         .y_stride = y.row_stride(),
-                         .inv_rms = inv_rms.data<float>()});
+    forward<T>(ctx, {.rows = x.rows(),
+                     .cols = x.cols(),
+                     .x = x.data<T>(),
+                     .x_stride = x.row_stride(),
+                     .w = w.value.data<T>(),
+                     .eps = eps,
+                     .y = out.y.data<T>(),
+                     .y_stride = out.y.row_stride(),
+                     .inv_rms = out.inv_rms.data<float>(),
+                     .sum = norm_sum<T>(terms, sum)});
   });
-  return g.node(y, {x}, {w}, [x, w, inv_rms](Graph& graph, const Tensor& dy) {
+  return out;
+}
+
+Var norm_node(Graph& g, const Var& x, const Weight& w, const Forward& made) {
+  return g.node(made.y, {x}, {w}, [x, w, inv_rms = made.inv_rms](Graph& graph, const Tensor& dy) {
     Context& ctx = graph.ctx();
     Graph::GradSlot dx;
     if (x.requires_grad()) dx = graph.grad_slot(x);
@@ -72,6 +79,18 @@ Var rms_norm(Graph& g, const Var& x, const Weight& w, double eps) {
                         .partial = partial.defined() ? partial.data<float>() : nullptr});
     });
   });
+}
+
+}  // namespace
+
+Var rms_norm(Graph& g, const Var& x, const Weight& w, double eps) {
+  return norm_node(g, x, w, compute(g.ctx(), {x.value()}, {}, w, eps));
+}
+
+SumAndNorm add_rms_norm(Graph& g, const PendingSum& x, const Weight& w, double eps) {
+  return sum_and_norm(
+      g, x, [&](const std::vector<Tensor>& terms, const Tensor& sum) { return compute(g.ctx(), terms, sum, w, eps); },
+      [&](const Var& sum, const Forward& made) { return norm_node(g, sum, w, made); });
 }
 
 }  // namespace matvlm

@@ -7,8 +7,8 @@ namespace matvlm {
 template <class T>
 void rms_norm_forward_cuda(Context& ctx, const RmsNormForward<T, float>& args) {
   const NormForwardArgs<T> a = {
-      args.rows, args.cols,     args.x,  args.x_stride, args.w, nullptr, static_cast<float>(args.eps),
-      args.y,    args.y_stride, nullptr, args.inv_rms};
+      args.rows, args.cols,     args.x,  args.x_stride, args.w,  nullptr, static_cast<float>(args.eps),
+      args.y,    args.y_stride, nullptr, args.inv_rms,  args.sum};
   launch_norm_forward<T, false>(ctx, a);
 }
 

@@ -4,13 +4,15 @@
 
 #include <cstdint>
 
-#include "autograd/graph.h"
+#include "autograd/ops/norm_sum.h"
 
 namespace matvlm {
 
 // y = x / sqrt(mean(x^2) + eps) * w, per row. x [..., C] (may be a column view), w [C] of x's dtype; y contiguous.
 // Statistics in float32.
 Var rms_norm(Graph& g, const Var& x, const Weight& w, double eps);
+// A pending sum and its norm, in one kernel where the device can.
+SumAndNorm add_rms_norm(Graph& g, const PendingSum& x, const Weight& w, double eps);
 
 // T and S as in layer_norm.h.
 template <class T, class S>
@@ -23,6 +25,7 @@ struct RmsNormForward {
   T* y = nullptr;  // [R, C]
   int64_t y_stride = 0;
   S* inv_rms = nullptr;  // [R]
+  NormSum<T> sum = {};   // GPU only
 };
 
 template <class T, class S>

@@ -154,6 +154,44 @@ TEST(LayerNorm, LargeMean) {
   for (size_t i = 0; i < found.size(); ++i) EXPECT_NEAR(found[i], i % 2 == 0 ? 1.0F : -1.0F, 1e-6F);
 }
 
+// A pending sum of `count` terms, normed: the bits of a sum and of the norm behind it, in values and gradients.
+void check_pending_sum(Context& ctx, DType dtype, int64_t rows, int64_t cols, int count, bool centered) {
+  const std::string name = cat(rows, "x", cols, " of ", count, " terms", centered ? ", centered" : "");
+  const auto random = [&](const std::string& what, const Shape& shape) {
+    const auto values = convert<float>(random_values(what, shape_numel(shape)));
+    return Tensor::from_floats(ctx, values, shape, dtype);
+  };
+  const Weight w{random("w", {cols}), nullptr}, b{random("b", {cols}), nullptr};
+  std::vector<Tensor> terms;
+  for (int i = 0; i < count; ++i) {
+    // A column view among them.
+    const Tensor term = random(cat("term", i), {rows, i == 1 ? cols + 16 : cols});
+    terms.push_back(i == 1 ? term.slice_cols(8, cols + 8) : term);
+  }
+  const Tensor dy = random("dy", {rows, cols});
+  const Tensor expected = Tensor::empty(ctx, {rows, cols}, dtype);
+  sum_into(ctx, terms, expected);
+  Graph plain(ctx);
+  const Var x = plain.input(expected);
+  const Var normed = centered ? layer_norm(plain, x, w, b, 1e-5) : rms_norm(plain, x, w, 1e-5);
+  plain.backward(normed, dy.clone(ctx));
+
+  Graph g(ctx);
+  const Var last = g.input(terms.back());
+  const PendingSum pending = {terms, last};
+  const SumAndNorm found = centered ? add_layer_norm(g, pending, w, b, 1e-5) : add_rms_norm(g, pending, w, 1e-5);
+  EXPECT_EQ(found.sum.value().to_floats(ctx), expected.to_floats(ctx)) << name;
+  EXPECT_EQ(found.normed.value().to_floats(ctx), normed.value().to_floats(ctx)) << name;
+  g.backward(found.normed, dy.clone(ctx));
+  EXPECT_EQ(last.grad().to_floats(ctx), x.grad().to_floats(ctx)) << name;
+}
+
+TEST(Norms, PendingSum) {
+  for (const bool centered : {false, true}) {
+    for (int count = 1; count <= 4; ++count) check_pending_sum(cpu(), DType::f32, 7, 33, count, centered);
+  }
+}
+
 TEST(LayerNorm, WrongWeightShapeIsAnError) {
   Graph g(cpu());
   const Var x = g.constant(Tensor::zeros(cpu(), {2, 8}, DType::f32));
@@ -163,6 +201,19 @@ TEST(LayerNorm, WrongWeightShapeIsAnError) {
     FAIL() << "no error";
   } catch (const Error& e) {
     EXPECT_STREQ(e.what(), "[layer_norm] weight: found [7], expected [8]");
+  }
+}
+
+TEST(NormsCuda, PendingSum) {
+  const auto ctx = new_cuda();
+  for (const auto& shapes : {kShapes, kLongShapes}) {
+    for (const auto& [rows, cols] : shapes) {
+      for (const DType dtype : {DType::f32, DType::bf16}) {
+        for (const bool centered : {false, true}) {
+          for (int count = 1; count <= 4; ++count) check_pending_sum(*ctx, dtype, rows, cols, count, centered);
+        }
+      }
+    }
   }
 }
 
