@@ -25,8 +25,11 @@ struct Exchange {
 
 constexpr unsigned kAll = 0xffffffffU;
 
+__device__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.release;" ::: "memory"); }
+__device__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire;" ::: "memory"); }
 __device__ void cluster_sync() {
-  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+  cluster_arrive();
+  cluster_wait();
 }
 
 __device__ unsigned cluster_rank() {
@@ -155,8 +158,9 @@ __device__ float block_max(const WarpParts& parts, int which, int warps) {
   return max;
 }
 
-// Adds the warp's and the block's sums up and sends them to every block of the cluster. The cluster's barrier follows.
-__device__ void send_sums(WarpParts& parts, Exchange& exchange, double loss, double mean) {
+// Adds the warp's and the block's sums up and sends them to the first `blocks` blocks of the cluster. The cluster's
+// barrier follows.
+__device__ void send_sums(WarpParts& parts, Exchange& exchange, double loss, double mean, unsigned blocks) {
   const int warps = static_cast<int>(blockDim.x) / 32;
 #pragma unroll
   for (int offset = 16; offset > 0; offset /= 2) {
@@ -168,7 +172,7 @@ __device__ void send_sums(WarpParts& parts, Exchange& exchange, double loss, dou
     parts.mean[threadIdx.x / 32] = mean;
   }
   __syncthreads();
-  if (threadIdx.x >= kCluster) return;
+  if (threadIdx.x >= blocks) return;
   double loss_sum = 0;
   double mean_sum = 0;
   for (int w = 0; w < warps; ++w) {
@@ -222,6 +226,7 @@ __global__ void __launch_bounds__(kMaxThreads, kMaxThreads <= 512 ? 2 : 1)
   constexpr bool kComparesAll = kIsDistribution<kKind> || kKind == LogitKind::logit_l2;
   __shared__ alignas(16) Exchange exchange;
   __shared__ WarpParts parts;
+  cluster_arrive();  // this block has started: the others wait for that where they first write to its memory
   const int warps = static_cast<int>(blockDim.x) / 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const auto rank = static_cast<int>(cluster_rank());
@@ -231,6 +236,10 @@ __global__ void __launch_bounds__(kMaxThreads, kMaxThreads <= 512 ? 2 : 1)
   const int begin = min(packs, rank * share);
   const int end = min(packs, begin + share);
   const float* s_row = a.student + r * a.vocab;
+  // The logits are on their way before anything else is asked for; rows without a teacher's part are rare.
+  Held<kPacks> s, t;
+  s.load(s_row, begin, end);
+  if constexpr (kKind != LogitKind::none) t.load(a.teacher + r * a.vocab, begin, end);
   const double logit_weight = kKind == LogitKind::none ? 0.0 : a.logit_coefficient[r];
   const double ce_weight = a.ce_coefficient == nullptr ? 0.0 : a.ce_coefficient[r];
   const bool logit = logit_weight != 0;
@@ -239,10 +248,6 @@ __global__ void __launch_bounds__(kMaxThreads, kMaxThreads <= 512 ? 2 : 1)
   const bool at_tau = kIsDistribution<kKind> && logit;
   const bool at_one = ce_weight != 0 || (kKind == LogitKind::argmax_ce && logit);
   const int32_t target = ce_weight == 0 ? -1 : a.target[r];
-
-  Held<kPacks> s, t;
-  s.load(s_row, begin, end);
-  if (kKind != LogitKind::none && logit) t.load(a.teacher + r * a.vocab, begin, end);
 
   const auto write_top = [&](const Held<kPacks>& x, int which) {
     float max;
@@ -273,8 +278,8 @@ __global__ void __launch_bounds__(kMaxThreads, kMaxThreads <= 512 ? 2 : 1)
   const float max_s = write_sums(s, 0);
   float max_t = max_s;
   if (kKind != LogitKind::none && logit) max_t = write_sums(t, 1);
-  // The other blocks of the cluster have started when their shared memory is written to.
-  cluster_sync();
+  __syncthreads();
+  cluster_wait();
   if (threadIdx.x < kCluster) {
     store_remote(remote_address(&exchange.student[rank], threadIdx.x), block_softmax(parts, 0, warps, max_s));
     if (kKind != LogitKind::none && logit) {
@@ -323,7 +328,7 @@ __global__ void __launch_bounds__(kMaxThreads, kMaxThreads <= 512 ? 2 : 1)
           }
         }
       }
-      send_sums(parts, exchange, sum, mean);
+      send_sums(parts, exchange, sum, mean, kCluster);
       cluster_sync();
       const double total = in_order(exchange.loss);
       if constexpr (kKind == LogitKind::logit_l2) {
@@ -367,8 +372,11 @@ __global__ void __launch_bounds__(kMaxThreads, kMaxThreads <= 512 ? 2 : 1)
   }
   if constexpr (kKind == LogitKind::kl) {
     if (logit) {
-      send_sums(parts, exchange, sum, 0.0);
-      cluster_sync();
+      // Only the first block's thread wants them: the others leave, having arrived.
+      send_sums(parts, exchange, sum, 0.0, 1);
+      cluster_arrive();
+      if (rank != 0) return;
+      cluster_wait();
       logit_loss = a.temperature * a.temperature * in_order(exchange.loss);
     }
   }
