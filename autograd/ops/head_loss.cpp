@@ -8,6 +8,7 @@
 
 #include "autograd/ops/cast.h"
 #include "autograd/ops/head_loss_cpu.h"
+#include "autograd/ops/head_loss_gather.h"
 #include "autograd/ops/loss_sums.h"
 #include "core/dispatch.h"
 #include "core/gemm.h"
@@ -101,34 +102,6 @@ T* data_or_null(const Tensor& t, int64_t offset = 0) {
   return t.defined() ? t.data<T>() + offset : nullptr;
 }
 
-void gather_rows(Context& ctx, const Tensor& src, const Tensor& index, const Tensor& dst) {
-  const int64_t bytes = src.cols() * dtype_size(src.dtype());
-  const int64_t stride = src.row_stride() * dtype_size(src.dtype());
-  const auto* rows = index.data<int64_t>();
-  const auto on_cpu = [&] {
-    for (int64_t i = 0; i < index.numel(); ++i) {
-      ctx.copy_2d(static_cast<char*>(dst.raw()) + i * bytes, bytes,
-                  static_cast<const char*>(src.raw()) + rows[i] * stride, stride, bytes, 1);
-    }
-  };
-  dispatch_device(
-      ctx, [&] { gather_rows_cuda(ctx, index.numel(), bytes, rows, src.raw(), stride, dst.raw()); }, on_cpu);
-}
-
-void scatter_rows(Context& ctx, const Tensor& src, const Tensor& index, const Tensor& dst) {
-  const int64_t bytes = src.cols() * dtype_size(src.dtype());
-  const int64_t stride = dst.row_stride() * dtype_size(dst.dtype());
-  const auto* rows = index.data<int64_t>();
-  const auto on_cpu = [&] {
-    for (int64_t i = 0; i < index.numel(); ++i) {
-      ctx.copy_2d(static_cast<char*>(dst.raw()) + rows[i] * stride, stride,
-                  static_cast<const char*>(src.raw()) + i * bytes, bytes, bytes, 1);
-    }
-  };
-  dispatch_device(
-      ctx, [&] { scatter_rows_cuda(ctx, index.numel(), bytes, rows, src.raw(), dst.raw(), stride); }, on_cpu);
-}
-
 void add_column_sums(Context& ctx, const Tensor& x, const Tensor& sum) {
   const auto on_gpu = [&] {
     dispatch_float(kOp, x.dtype(), [&](auto tag) {
@@ -177,7 +150,7 @@ class HeadLoss {
 
  private:
   struct Scratch {
-    Tensor student_hidden, teacher_hidden;  // [R, D] gathered rows
+    Tensor student_hidden, teacher_hidden;  // [R, D] gathered rows, or the rows themselves where all are counted
     Tensor student, teacher;                // [R, V] f32 logits
     Tensor dlogits;                         // [R, V] compute dtype; `student` itself in float32
     Tensor dhidden;                         // [R, D]
@@ -187,7 +160,7 @@ class HeadLoss {
   };
   void choose_tiles();
   Scratch make_scratch(Context& ctx) const;
-  Scratch cut(const Scratch& s, int64_t rows) const;
+  Scratch cut(const Scratch& s, const Tile& tile) const;
   void compute_logits(Context& ctx, const Tile& tile, const Scratch& s) const;
   void run_rows(Context& ctx, const Tile& tile, const Scratch& s, bool with_grad) const;
   template <class G>
@@ -202,6 +175,7 @@ class HeadLoss {
   HeadLossRows rows_;
   Tensor student_bias_, teacher_bias_;  // f32
   int64_t vocab_;
+  bool all_rows_ = false;  // every row is counted, and they lie one behind the other: nothing to gather
   bool need_input_ = false, need_weights_ = false;
   std::vector<Tile> tiles_;
   int64_t tile_rows_ = 0;
@@ -224,6 +198,11 @@ HeadLoss::HeadLoss(Context& ctx, const HeadLossSpec& spec, const HeadLossInputs&
     : spec_(spec), in_(in), rows_(rows_of(ctx, spec, in)), vocab_(in.student_weight.value.dim(0)) {
   student_bias_ = float_bias(ctx, in.student_bias.value);
   if (spec.kind != LogitKind::none) teacher_bias_ = float_bias(ctx, in.teacher_bias);
+  const Tensor& hidden = in.student_hidden.value();
+  all_rows_ = rows_.n == hidden.dim(0) && hidden.contiguous();
+  if (all_rows_ && spec.kind != LogitKind::none) {
+    all_rows_ = in.teacher_hidden.contiguous() && same_place_in_lines(hidden, in.teacher_hidden);
+  }
   coefficient_ = rows_.logit_coefficient;
   logit_loss_ = Tensor::empty(ctx, {rows_.n}, DType::f64);
   ce_loss_ = Tensor::empty(ctx, {rows_.n}, DType::f64);
@@ -236,9 +215,11 @@ void HeadLoss::choose_tiles() {
   const bool teacher = spec_.kind != LogitKind::none;
   const Tensor& hidden = in_.student_hidden.value();
   const int64_t element = dtype_size(hidden.dtype());
-  int64_t row_bytes = vocab_ * 4 + hidden.dim(1) * element;
-  if (teacher) row_bytes += vocab_ * 4 + in_.teacher_hidden.dim(1) * element;
-  if (need_input_) row_bytes += hidden.dim(1) * element;
+  int64_t row_bytes = (teacher ? 2 : 1) * vocab_ * 4;
+  if (!all_rows_) {
+    row_bytes += (need_input_ ? 2 : 1) * hidden.dim(1) * element;
+    if (teacher) row_bytes += in_.teacher_hidden.dim(1) * element;
+  }
   if ((need_input_ || need_weights_) && hidden.dtype() != DType::f32) row_bytes += vocab_ * element;
   const int64_t most = std::max<int64_t>(1, spec_.scratch_bytes / row_bytes);
   const int64_t count = (rows_.n + most - 1) / most;
@@ -256,34 +237,43 @@ HeadLoss::Scratch HeadLoss::make_scratch(Context& ctx) const {
   const Tensor& hidden = in_.student_hidden.value();
   const int64_t n = tile_rows_;
   Scratch s;
-  s.student_hidden = Tensor::empty(ctx, {n, hidden.dim(1)}, hidden.dtype());
-  s.student = Tensor::empty(ctx, {n, vocab_}, DType::f32);
-  if (spec_.kind != LogitKind::none) {
-    s.teacher_hidden = Tensor::empty(ctx, {n, in_.teacher_hidden.dim(1)}, hidden.dtype());
-    s.teacher = Tensor::empty(ctx, {n, vocab_}, DType::f32);
+  if (!all_rows_) {
+    s.student_hidden = Tensor::empty(ctx, {n, hidden.dim(1)}, hidden.dtype());
+    if (spec_.kind != LogitKind::none) {
+      s.teacher_hidden = Tensor::empty(ctx, {n, in_.teacher_hidden.dim(1)}, hidden.dtype());
+    }
+    if (need_input_) s.dhidden = Tensor::empty(ctx, {n, hidden.dim(1)}, hidden.dtype());
   }
+  s.student = Tensor::empty(ctx, {n, vocab_}, DType::f32);
+  if (spec_.kind != LogitKind::none) s.teacher = Tensor::empty(ctx, {n, vocab_}, DType::f32);
   if (need_input_ || need_weights_) {
     s.dlogits = hidden.dtype() == DType::f32 ? s.student : Tensor::empty(ctx, {n, vocab_}, hidden.dtype());
   }
-  if (need_input_) s.dhidden = Tensor::empty(ctx, {n, hidden.dim(1)}, hidden.dtype());
   return s;
 }
 
-// The first `rows` rows of every tensor.
-HeadLoss::Scratch HeadLoss::cut(const Scratch& s, int64_t rows) const {
-  const auto slice = [rows](const Tensor& t) { return t.defined() ? t.slice_rows(0, rows) : t; };
-  return {slice(s.student_hidden), slice(s.teacher_hidden), slice(s.student),
-          slice(s.teacher),        slice(s.dlogits),        slice(s.dhidden)};
+// The tile's rows of every tensor.
+HeadLoss::Scratch HeadLoss::cut(const Scratch& s, const Tile& tile) const {
+  const auto first = [&](const Tensor& t) { return t.defined() ? t.slice_rows(0, tile.end - tile.begin) : t; };
+  const auto own = [&](const Tensor& t) { return t.defined() ? t.slice_rows(tile.begin, tile.end) : t; };
+  Scratch out = {first(s.student_hidden), first(s.teacher_hidden), first(s.student),
+                 first(s.teacher),        first(s.dlogits),        first(s.dhidden)};
+  if (all_rows_) {
+    out.student_hidden = own(in_.student_hidden.value());
+    if (s.teacher.defined()) out.teacher_hidden = own(in_.teacher_hidden);
+    out.dhidden = own(dhidden_);
+  }
+  return out;
 }
 
-// Rows are gathered for teacher and student alike: then both products have the same shape, strides and alignment, take
-// the same algorithm, and equal inputs give equal bits.
+// Rows are gathered, or not, for teacher and student alike: then both products have the same shape, strides and
+// alignment, take the same algorithm, and equal inputs give equal bits.
 void HeadLoss::compute_logits(Context& ctx, const Tile& tile, const Scratch& s) const {
   const Tensor index = rows_.index.slice_rows(tile.begin, tile.end);
-  gather_rows(ctx, in_.student_hidden.value(), index, s.student_hidden);
+  if (!all_rows_) gather_rows(ctx, in_.student_hidden.value(), index, s.student_hidden);
   gemm_bias(ctx, s.student_hidden, in_.student_weight.value, student_bias_, s.student);
   if (!s.teacher.defined()) return;
-  gather_rows(ctx, in_.teacher_hidden, index, s.teacher_hidden);
+  if (!all_rows_) gather_rows(ctx, in_.teacher_hidden, index, s.teacher_hidden);
   gemm_bias(ctx, s.teacher_hidden, in_.teacher_weight, teacher_bias_, s.teacher);
 }
 
@@ -323,21 +313,23 @@ void HeadLoss::run_rows(Context& ctx, const Tile& tile, const Scratch& s, bool w
 void HeadLoss::run_tiles(Context& ctx, bool with_grad) {
   if (with_grad && need_input_) {
     const Tensor& hidden = in_.student_hidden.value();
-    dhidden_ = Tensor::zeros(ctx, hidden.shape(), hidden.dtype());
+    dhidden_ = all_rows_ ? Tensor::empty(ctx, hidden.shape(), hidden.dtype())
+                         : Tensor::zeros(ctx, hidden.shape(), hidden.dtype());
   }
   if (tiles_.empty()) return;
   const Scratch all = make_scratch(ctx);
   for (const Tile& tile : tiles_) {
-    const Scratch s = cut(all, tile.end - tile.begin);
+    const Scratch s = cut(all, tile);
     compute_logits(ctx, tile, s);
     run_rows(ctx, tile, s, with_grad);
     if (!with_grad || !need_input_) continue;
     gemm(ctx, false, false, 1.0F, s.dlogits, in_.student_weight.value, 0.0F, s.dhidden);
-    scatter_rows(ctx, s.dhidden, rows_.index.slice_rows(tile.begin, tile.end), dhidden_);
+    if (!all_rows_) scatter_rows(ctx, s.dhidden, rows_.index.slice_rows(tile.begin, tile.end), dhidden_);
   }
   if (with_grad && need_weights_ && tiles_.size() == 1) {
-    kept_.student_hidden = all.student_hidden;
-    kept_.dlogits = all.dlogits;
+    const Scratch whole = cut(all, tiles_.front());
+    kept_.student_hidden = whole.student_hidden;
+    kept_.dlogits = whole.dlogits;
   }
 }
 
@@ -407,7 +399,7 @@ void HeadLoss::add_weight_gradients(Context& ctx) {
   need_input_ = false;
   const Scratch all = make_scratch(ctx);
   for (const Tile& tile : tiles_) {
-    const Scratch s = cut(all, tile.end - tile.begin);
+    const Scratch s = cut(all, tile);
     compute_logits(ctx, tile, s);
     run_rows(ctx, tile, s, true);
     add_tile_gradients(ctx, s);

@@ -252,8 +252,8 @@ int run() {
   std::printf("%s\n", ctx->description().c_str());
   for (const CopyResult& c : copies) std::printf("copy: %.0f GB/s read and written (%s)\n", c.gb_s, c.name);
   std::printf("%-24s %-22s %-5s %9s %9s %8s %8s\n", "op", "shape", "dtype", "ms", "MB", "GB/s", "of copy");
-  bench_head_rows<bf16>(bench, 254, 51200);
-  bench_head_rows<float>(bench, 254, 51200);
+  bench_head_rows<bf16>(bench, 256, 51200);
+  bench_head_rows<float>(bench, 256, 51200);
   bench_norms<bf16>(bench, 4096, 2560);
   bench_norms<bf16>(bench, 2916, 1152);
   bench_norms<float>(bench, 4096, 2560);
