@@ -189,6 +189,7 @@ void StepBench::run_graphs(const Trainer::Setup& setup, const std::vector<MicroB
                            BenchResult& out) {
   Trainer trainer(setup);
   if (!trainer.graphs().active()) return;
+  runtime_.ctx().allocator()->release_cached();  // steps have a pool of their own now
   const auto clock = make_device_clock(runtime_.ctx());
   run_updates(trainer, batches, kWarmUp + updates, [&](int64_t i) {
     if (i >= kWarmUp) clock->mark();
@@ -214,10 +215,7 @@ BenchResult StepBench::run(const RunConfig& config, const BenchShape& shape, int
   ctx.allocator()->reset_peak();
   run_parts(setup, batches, updates, out);
   out.plain_ms = out.ms;
-  if (setup.cuda_graph != GraphUse::off) {
-    ctx.allocator()->release_cached();
-    run_graphs(setup, batches, updates, out);
-  }
+  if (setup.cuda_graph != GraphUse::off) run_graphs(setup, batches, updates, out);
   const int64_t samples = shape.batch * host.size();
   const MemoryStats memory = ctx.allocator()->stats();
   out.comm_ms = sum_ms(setup);

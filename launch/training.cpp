@@ -411,6 +411,10 @@ int TrainingRun::run() {
     if (state_.update % config_.train.checkpoint_every == 0 || last || stopped) save();
     watchdog.heartbeat();
   }
+  if (const StepGraphs& graphs = trainer_->graphs(); graphs.recorded() > 0) {
+    log_info(
+        cat(graphs.recorded(), " kinds of steps were recorded, ", graphs.replayed(), " steps launched as CUDA graphs"));
+  }
   if (stopped) {
     log_info(cat("stopped by a signal after update ", state_.update, "; `matvlm resume ", directory_.path(),
                  "` goes on from there"));
