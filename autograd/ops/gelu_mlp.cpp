@@ -11,9 +11,6 @@ namespace matvlm {
 namespace {
 
 constexpr const char* kOp = "gelu_mlp";
-// false: bias and GELU, or the factor of its derivative, are not part of the products.
-constexpr bool kFuseGelu = true;
-constexpr bool kFuseGeluGradient = true;
 
 void check_inputs(const Tensor& x, const GeluMlp& m) {
   check(x.rank() == 2, "[", kOp, "] x: found ", shape_string(x.shape()), ", expected [T, D]");
@@ -28,7 +25,7 @@ Tensor forward_inner(Context& ctx, const Tensor& x, const GeluMlp& m, bool keep,
   const Shape shape = {x.dim(0), m.w1.value.dim(0)};
   Tensor inner = Tensor::empty(ctx, shape, x.dtype());
   if (keep) pre = Tensor::empty(ctx, shape, x.dtype());
-  if (kFuseGelu && fused_gelu(ctx, x, m.w1.value, m.b1.value, inner, pre)) return inner;
+  if (fused_gelu(ctx, x, m.w1.value, m.b1.value, inner, pre)) return inner;
   // Without a second buffer the activation goes where its argument was.
   const Tensor& argument = keep ? pre : inner;
   gemm_bias(ctx, x, m.w1.value, m.b1.value, argument);
@@ -39,7 +36,7 @@ Tensor forward_inner(Context& ctx, const Tensor& x, const GeluMlp& m, bool keep,
 // The gradient at GELU's argument from the one at the MLP's output.
 Tensor backward_inner(Context& ctx, const Tensor& dy, const Weight& w2, const Tensor& pre) {
   Tensor dpre = Tensor::empty(ctx, pre.shape(), pre.dtype());
-  if (kFuseGeluGradient && fused_gelu_gradient(ctx, dy, w2.value, pre, dpre)) return dpre;
+  if (fused_gelu_gradient(ctx, dy, w2.value, pre, dpre)) return dpre;
   gemm(ctx, false, false, 1.0F, dy, w2.value, 0.0F, dpre);
   activation_gradient_into(ctx, Activation::gelu_tanh, dpre, pre, dpre, false);
   return dpre;

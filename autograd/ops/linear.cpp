@@ -12,9 +12,6 @@
 namespace matvlm {
 namespace {
 
-// false: the sum is a kernel of its own.
-constexpr bool kFuseResidual = true;
-
 // [N, K] of a weight of either kind.
 const Shape& matrix_shape(const Weight& w) { return w.fp8 != nullptr ? w.fp8->shape() : w.value.shape(); }
 
@@ -104,7 +101,7 @@ void joined_backward(Graph& g, const Var& x, const JoinedLinear& layer, const Te
 
 void linear_into(Context& ctx, const Tensor& x, const Weight& w, const Weight& bias, const Tensor& residual,
                  const Tensor& y) {
-  if (residual.defined() && kFuseResidual && fused_residual(ctx, x, w.value, bias.value, residual, y)) return;
+  if (residual.defined() && fused_residual(ctx, x, w.value, bias.value, residual, y)) return;
   gemm_bias(ctx, x, w.value, bias.value, y);
   if (residual.defined()) add_into(ctx, residual, y);
 }
