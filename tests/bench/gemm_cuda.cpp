@@ -2,7 +2,9 @@
 // bf16): times what cuBLASLt's heuristic proposes for each with several workspaces, and what its first proposals become
 // with other tiles and clusters, beside the algorithm that gemm() uses. Prints lines for the table of
 // core/gemm_choice.cpp.
-//   bench_gemm [--short] [WORD ...]    --short: proposals only; words: products whose name contains one of them
+//   bench_gemm [--short] [--rows N] [WORD ...]
+// --short: proposals only; --rows: positions of an update in place of 4096; words: products whose name contains one of
+// them
 #include <algorithm>
 #include <array>
 #include <chrono>
@@ -39,6 +41,7 @@ constexpr auto kHalf = DType::bf16;
 constexpr auto kFloat = DType::f32;
 
 // As the step issues them on a context that counts; B is transposed in forward, A in gradients of weights.
+constexpr int64_t kPositions = 4096;  // of text, in an update of the full-size step
 constexpr Product kProducts[] = {
     {"text fc2 + residual", false, true, 4096, 2560, 10240, true, 1, true, kNone, false, kHalf, 64},
     {"text fc2", false, true, 4096, 2560, 10240, true, 0, false, kNone, false, kHalf, 0},
@@ -150,7 +153,7 @@ class Search {
   double difference(const Candidate& a, const Candidate& b) const;
 
   CudaContext& cuda_;
-  const Product& product_;
+  const Product product_;
   Operands operands_;
   GemmProblem problem_;
   std::vector<Candidate> candidates_;  // the first is ours
@@ -316,7 +319,7 @@ void Search::run(bool with_variants) {
   print();
 }
 
-int run(bool with_variants, const std::vector<std::string>& words) {
+int run(bool with_variants, int64_t positions, const std::vector<std::string>& words) {
   const auto ctx = make_cuda_context(0);
   const auto wanted = [&](const Product& product) {
     return words.empty() || std::any_of(words.begin(), words.end(), [&](const std::string& word) {
@@ -330,7 +333,10 @@ int run(bool with_variants, const std::vector<std::string>& words) {
   for (const bool variants : {false, true}) {
     if (variants && !with_variants) break;
     std::printf("%s\n", variants ? "proposals and variants" : "proposals");
-    for (const Product& product : kProducts) {
+    for (Product product : kProducts) {
+      for (int64_t* size : {&product.m, &product.k}) {
+        if (*size == kPositions) *size = positions;
+      }
       if (!wanted(product) || (variants && product.times == 0)) continue;
       Search(cuda, product).run(variants);
       ctx->allocator()->release_cached();
@@ -347,7 +353,12 @@ int main(int argc, char** argv) {
     std::vector<std::string> words(argv + 1, argv + argc);
     const bool brief = !words.empty() && words.front() == "--short";
     if (brief) words.erase(words.begin());
-    return matvlm::bench::run(!brief, words);
+    int64_t positions = matvlm::bench::kPositions;
+    if (words.size() >= 2 && words.front() == "--rows") {
+      positions = std::stoll(words[1]);
+      words.erase(words.begin(), words.begin() + 2);
+    }
+    return matvlm::bench::run(!brief, positions, words);
   } catch (const std::exception& e) {
     std::fprintf(stderr, "bench_gemm: %s\n", e.what());
     return 1;
