@@ -5,10 +5,11 @@
 #include <cstdint>
 #include <memory>
 #include <string>
-
-#include "core/allocator.h"
+#include <utility>
 
 namespace matvlm {
+
+class Allocator;  // core/allocator.h
 
 enum class DeviceType { cpu, cuda };
 

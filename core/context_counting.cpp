@@ -2,6 +2,7 @@
 // it says how much memory the same run needs, and shapes and order of the allocations come from the code itself.
 #include <cstring>
 
+#include "core/allocator.h"
 #include "core/context.h"
 
 namespace matvlm {

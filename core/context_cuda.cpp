@@ -1,8 +1,12 @@
 // CUDA context: stream, cuBLASLt and cuDNN handles, the device allocator and the way of host values into its memory.
+#include <cublasLt.h>
+
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <unordered_map>
 
+#include "core/allocator.h"
 #include "core/cuda_context.h"
 #include "core/dnn_graph.h"
 
@@ -125,9 +129,15 @@ int cuda_device_count() {
   return count;
 }
 
+struct KernelFacts {
+  std::unordered_map<const void*, int64_t> resident_blocks;
+  std::unordered_map<const void*, int> registers;
+};
+
 std::unique_ptr<Context> make_cuda_context(int index) { return std::make_unique<CudaContext>(index); }
 
-CudaContext::CudaContext(int index) : Context(Device{DeviceType::cuda, index}, select_device(index)) {
+CudaContext::CudaContext(int index)
+    : Context(Device{DeviceType::cuda, index}, select_device(index)), kernel_facts_(std::make_shared<KernelFacts>()) {
   MATVLM_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
   check(cublasLtCreate(&blas_) == CUBLAS_STATUS_SUCCESS, "[cuda] cublasLtCreate failed");
   workspace_ = allocator()->allocate(kWorkspaceBytes);
@@ -187,7 +197,7 @@ void CudaContext::to_host(void* host, const void* src, int64_t bytes) {
 }
 
 int64_t CudaContext::resident_blocks(const void* kernel, int threads) {
-  const auto [found, is_new] = resident_blocks_.try_emplace(kernel, 0);
+  const auto [found, is_new] = kernel_facts_->resident_blocks.try_emplace(kernel, 0);
   if (is_new) {
     int blocks = 0;
     MATVLM_CUDA_CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, 0));
@@ -198,7 +208,7 @@ int64_t CudaContext::resident_blocks(const void* kernel, int threads) {
 }
 
 int CudaContext::kernel_registers(const void* kernel) {
-  const auto [found, is_new] = kernel_registers_.try_emplace(kernel, 0);
+  const auto [found, is_new] = kernel_facts_->registers.try_emplace(kernel, 0);
   if (is_new) {
     cudaFuncAttributes attributes{};
     MATVLM_CUDA_CHECK(cudaFuncGetAttributes(&attributes, kernel));

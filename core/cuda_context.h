@@ -1,14 +1,12 @@
 // The CUDA side of a context, for .cu and *_cuda.cpp files only: stream, handles, error checks, launch checks.
 #pragma once
 
-#include <cublasLt.h>
 #include <cuda_runtime.h>
-
-#include <unordered_map>
 
 #include "core/context.h"
 #include "core/error.h"
 
+struct cublasLtContext;
 struct cudnnContext;
 
 namespace matvlm {
@@ -25,6 +23,7 @@ namespace matvlm {
 
 struct GemmPlans;
 struct Fp8GemmPlans;
+struct KernelFacts;
 
 class CudaContext final : public Context {
  public:
@@ -43,7 +42,7 @@ class CudaContext final : public Context {
   void* stream_handle() override { return stream_; }
 
   cudaStream_t stream() const { return stream_; }
-  cublasLtHandle_t blas() const { return blas_; }
+  cublasLtContext* blas() const { return blas_; }
   cudnnContext* dnn();  // created at first use; its stream is stream()
   void* workspace() const { return workspace_; }
   static constexpr int64_t kWorkspaceBytes = kGpuWorkspaceBytes;  // for cuBLASLt and cuDNN
@@ -65,7 +64,7 @@ class CudaContext final : public Context {
 
  private:
   cudaStream_t stream_ = nullptr;
-  cublasLtHandle_t blas_ = nullptr;
+  cublasLtContext* blas_ = nullptr;
   cudnnContext* dnn_ = nullptr;
   void* workspace_ = nullptr;
   unsigned* work_counters_ = nullptr;
@@ -73,8 +72,7 @@ class CudaContext final : public Context {
   int compute_capability_ = 0;
   int max_shared_memory_ = 0;
   std::string name_;
-  std::unordered_map<const void*, int64_t> resident_blocks_;
-  std::unordered_map<const void*, int> kernel_registers_;
+  std::shared_ptr<KernelFacts> kernel_facts_;  // answers of the driver so far
   std::shared_ptr<Allocator> host_;
 };
 

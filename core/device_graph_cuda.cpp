@@ -1,5 +1,6 @@
 // Recording by stream capture. The mode is relaxed: the allocator may have to ask the device for memory meanwhile, and
 // other threads' calls are none of its business.
+#include "core/allocator.h"
 #include "core/cuda_context.h"
 #include "core/device_graph.h"
 

@@ -17,7 +17,7 @@ constexpr const char* kSplitQwen2 =
 constexpr int64_t kControlToken = 3;
 constexpr int64_t kUserToken = 4;
 
-std::string quoted(std::string_view text) { return Json::of(text).dump(); }
+std::string json_quoted(std::string_view text) { return Json::of(text).dump(); }
 
 Json byte_level(bool use_regex) {
   Json step = Json::object();
@@ -89,12 +89,12 @@ std::string bpe_model(const GgufFile& file, const std::vector<std::string>& toke
   std::string text = R"({"type":"BPE","dropout":null,"unk_token":null,"continuing_subword_prefix":null,)";
   text += cat(R"("end_of_word_suffix":null,"fuse_unk":false,"byte_fallback":false,"ignore_merges":)",
               ignore_merges ? "true" : "false", R"(,"vocab":{)");
-  for (size_t i = 0; i < tokens.size(); ++i) text += cat(i == 0 ? "" : ",", quoted(tokens[i]), ":", i);
+  for (size_t i = 0; i < tokens.size(); ++i) text += cat(i == 0 ? "" : ",", json_quoted(tokens[i]), ":", i);
   text += R"(},"merges":[)";
   const std::vector<std::string>& merges = file.texts("tokenizer.ggml.merges");
   for (size_t i = 0; i < merges.size(); ++i) {
     text += i == 0 ? "" : ",";
-    text += quoted(merges[i]);
+    text += json_quoted(merges[i]);
   }
   return text + "]}";
 }

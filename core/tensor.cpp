@@ -4,6 +4,8 @@
 #include <limits>
 #include <utility>
 
+#include "core/allocator.h"
+
 namespace matvlm {
 
 struct Tensor::Buffer {

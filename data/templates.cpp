@@ -30,7 +30,7 @@ ConversationTemplate llama_template() {
   t.user_prefix = "<|start_header_id|>user<|end_header_id|>\n\n";
   t.user_suffix = "<|eot_id|>";
   t.assistant_prefix = "<|start_header_id|>assistant<|end_header_id|>\n\n";
-  t.answer_prefix = "";
+  t.answer_prefix.clear();
   t.end_token = "<|eot_id|>";
   t.trim = true;
   return t;
@@ -43,7 +43,7 @@ ConversationTemplate chatml_template() {
   t.user_prefix = "<|im_start|>user\n";
   t.user_suffix = "<|im_end|>\n";
   t.assistant_prefix = "<|im_start|>assistant\n";
-  t.answer_prefix = "";
+  t.answer_prefix.clear();
   t.end_token = "<|im_end|>";
   t.turn_end = "\n";
   return t;

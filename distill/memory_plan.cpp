@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/allocator.h"
 #include "core/comm.h"
 #include "distill/trainer.h"
 

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "core/allocator.h"
 #include "core/log.h"
 
 namespace matvlm {

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "autograd/ops/random_fill.h"
+#include "core/allocator.h"
 #include "core/gemm.h"
 #include "distill/student.h"
 #include "launch/memory_advice.h"

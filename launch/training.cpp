@@ -7,6 +7,7 @@
 #include <limits>
 #include <utility>
 
+#include "core/allocator.h"
 #include "core/gemm_fp8.h"
 #include "core/hash.h"
 #include "core/log.h"

@@ -6,6 +6,7 @@
 #include <span>
 #include <utility>
 
+#include "core/allocator.h"
 #include "core/gemm_fp8.h"
 #include "core/tensor_upload.h"
 

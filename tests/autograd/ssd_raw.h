@@ -7,6 +7,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "core/allocator.h"
 #include "tests/autograd/ssd_reference.h"
 
 namespace matvlm::testing {

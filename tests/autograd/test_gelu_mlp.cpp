@@ -7,6 +7,7 @@
 #include "autograd/ops/add.h"
 #include "autograd/ops/linear.h"
 #include "autograd/ops/reduce_cpu.h"
+#include "core/allocator.h"
 #include "core/gemm.h"
 #include "core/gemm_fused.h"
 #include "tests/support/op_cases.h"

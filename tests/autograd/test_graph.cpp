@@ -8,6 +8,7 @@
 #include "autograd/ops/add.h"
 #include "autograd/ops/layer_norm.h"
 #include "autograd/ops/linear.h"
+#include "core/allocator.h"
 #include "tests/support/op_cases.h"
 
 namespace matvlm::testing {

@@ -6,6 +6,7 @@
 #include <functional>
 #include <tuple>
 
+#include "core/allocator.h"
 #include "tests/autograd/head_loss_cases.h"
 
 namespace matvlm {

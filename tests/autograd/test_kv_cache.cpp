@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include "core/allocator.h"
 #include "tests/autograd/attention_cases.h"
 #include "tests/support/errors.h"
 

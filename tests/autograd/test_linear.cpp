@@ -2,6 +2,7 @@
 #include "autograd/ops/linear.h"
 #include "autograd/ops/reduce.h"
 #include "autograd/ops/reduce_cpu.h"
+#include "core/allocator.h"
 #include "core/gemm.h"
 #include "tests/support/op_cases.h"
 

@@ -6,6 +6,7 @@
 #include "autograd/ops/add.h"
 #include "autograd/ops/linear.h"
 #include "autograd/ops/quantize.h"
+#include "core/allocator.h"
 #include "core/gemm_fp8.h"
 #include "tests/support/fp8.h"
 #include "tests/support/op_check.h"

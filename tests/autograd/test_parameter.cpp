@@ -5,6 +5,7 @@
 #include "autograd/ops/adamw.h"
 #include "autograd/ops/adamw_cpu.h"
 #include "autograd/parameter.h"
+#include "core/allocator.h"
 #include "tests/support/op_check.h"
 
 namespace matvlm::testing {

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "autograd/ops/random_fill.h"
+#include "core/allocator.h"
 #include "core/gemm_problem.cuh"
 #include "tests/bench/timing.cuh"
 

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "autograd/ops/ssd.h"
+#include "core/allocator.h"
 #include "core/context.h"
 #include "core/cuda_context.h"
 #include "core/rng.h"

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "core/allocator.h"
 #include "core/device_graph.h"
 #include "core/error.h"
 #include "core/gemm.h"

@@ -3,6 +3,7 @@
 
 #include <cstdlib>
 
+#include "core/allocator.h"
 #include "core/comm.h"
 #include "distill/memory_plan.h"
 #include "tests/support/tiny_model.h"

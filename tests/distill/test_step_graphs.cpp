@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "core/allocator.h"
 #include "launch/bench_step.h"
 #include "tests/support/op_check.h"
 #include "tests/support/tiny_model.h"

@@ -2,6 +2,7 @@
 // is missing or misshapen is named.
 #include <gtest/gtest.h>
 
+#include "core/allocator.h"
 #include "core/error.h"
 #include "distill/student.h"
 #include "layers/vlm.h"
