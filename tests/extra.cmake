@@ -10,7 +10,7 @@ set(MATVLM_MPI_ENVIRONMENT
 function(matvlm_mpi_test name ranks)
   add_test(NAME ${name} COMMAND ${MPIEXEC_EXECUTABLE} ${MPIEXEC_NUMPROC_FLAG} ${ranks} ${ARGN}
     WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
-  set_tests_properties(${name} PROPERTIES ENVIRONMENT "${MATVLM_MPI_ENVIRONMENT}" TIMEOUT 300 PROCESSORS 2)
+  set_tests_properties(${name} PROPERTIES ENVIRONMENT "${MATVLM_MPI_ENVIRONMENT}" TIMEOUT 300 RUN_SERIAL ON)
 endfunction()
 
 add_executable(comm_mpi_main ${CMAKE_CURRENT_SOURCE_DIR}/dist/comm_mpi_main.cpp)
@@ -22,7 +22,7 @@ matvlm_mpi_test(dist.comm_mpi_3 3 $<TARGET_FILE:comm_mpi_main> check)
 matvlm_mpi_test(dist.comm_staged_2 2 $<TARGET_FILE:comm_mpi_main> check . staged)
 add_test(NAME dist.kill_rank
   COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/dist/kill_rank.sh ${MPIEXEC_EXECUTABLE} $<TARGET_FILE:comm_mpi_main>)
-set_tests_properties(dist.kill_rank PROPERTIES ENVIRONMENT "${MATVLM_MPI_ENVIRONMENT}" TIMEOUT 300 PROCESSORS 2)
+set_tests_properties(dist.kill_rank PROPERTIES ENVIRONMENT "${MATVLM_MPI_ENVIRONMENT}" TIMEOUT 300 RUN_SERIAL ON)
 
 # N ranks equal one: whole updates over MPI.
 add_executable(ranks_mpi_main ${CMAKE_CURRENT_SOURCE_DIR}/dist/ranks_mpi_main.cpp)
@@ -33,7 +33,7 @@ add_executable(ranks_program_main ${CMAKE_CURRENT_SOURCE_DIR}/dist/ranks_program
 target_link_libraries(ranks_program_main PRIVATE matvlm_test_support)
 add_dependencies(ranks_program_main matvlm)
 add_test(NAME dist.ranks_program_2 COMMAND ranks_program_main cpu 2)
-set_tests_properties(dist.ranks_program_2 PROPERTIES TIMEOUT 300 PROCESSORS 2 ENVIRONMENT OMP_WAIT_POLICY=passive)
+set_tests_properties(dist.ranks_program_2 PROPERTIES TIMEOUT 300 RUN_SERIAL ON ENVIRONMENT OMP_WAIT_POLICY=passive)
 
 # The end-to-end tests run the built program, alone and under mpirun.
 set_source_files_properties(${CMAKE_CURRENT_SOURCE_DIR}/support/program.cpp TARGET_DIRECTORY matvlm_test_support
@@ -44,7 +44,9 @@ foreach(file ${e2e_tests})
   string(REPLACE "test_" "test_e2e_" target ${stem})
   add_dependencies(${target} matvlm)
 endforeach()
-set_tests_properties(e2e.resume PROPERTIES TIMEOUT 1800)  # of which it needs two minutes, but many more with sanitizers
+set_tests_properties(e2e.resume PROPERTIES TIMEOUT 1800)  # of which it needs a minute, but many more with sanitizers
+# These start one program of one thread after the other, so they may run side by side.
+set_tests_properties(e2e.bad_inputs e2e.export e2e.help PROPERTIES RUN_SERIAL OFF)
 
 # Benchmarks: tests/bench/NAME.cpp (or NAME_cuda.cpp, which sees CUDA's headers) is the program bench_NAME; kernels
 # they share or compare are in *.cu. Not tests, they are run by hand on a GPU; of the way from the disk two also on a CPU.
