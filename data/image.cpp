@@ -77,6 +77,8 @@ void check_image_size(int64_t width, int64_t height, const std::string& source) 
   check(width >= 1 && height >= 1, source, ": the picture is ", width, " x ", height, "; expected at least 1 x 1");
   check(width <= kMaxImagePixels / height, source, ": the picture is ", width, " x ", height, "; expected at most ",
         kMaxImagePixels, " pixels");
+  check(width <= kMaxImageSide && height <= kMaxImageSide, source, ": the picture is ", width, " x ", height,
+        "; expected at most ", kMaxImageSide, " on a side");
 }
 
 int exif_orientation(std::span<const uint8_t> app1) {

@@ -15,8 +15,10 @@ struct Image {
   std::vector<uint8_t> rgb;  // height x width x 3
 };
 
-// Larger pictures (width * height) are refused before any pixel memory is taken.
+// Larger pictures (width * height) are refused before any pixel memory is taken, and longer ones: padded to a square,
+// a long and thin picture of few pixels would take memory by the square of its length.
 inline constexpr int64_t kMaxImagePixels = int64_t{1} << 27;
+inline constexpr int64_t kMaxImageSide = int64_t{1} << 14;
 
 enum class ImageAspect { square, pad };  // LLaVA's image_aspect_ratio: stretch to a square, or pad to one with the mean
 
@@ -31,7 +33,7 @@ struct ImagePreprocess {
 // convert("RGB"), and 16 bits of grey are scaled, of which Pillow makes white), JPEG (grey, YCbCr, CMYK) or, where
 // libwebp was there at build time, WebP (stills; transparency left out); EXIF orientation of the latter two is applied.
 // The format is taken from the bytes, never from a file name. `source` heads the error message of
-// a truncated, empty, oversized (> 2^27 pixels) or unknown picture.
+// a truncated, empty, oversized (> 2^27 pixels, > 2^14 on a side) or unknown picture.
 Image decode_image(std::span<const uint8_t> bytes, const std::string& source);
 std::vector<uint8_t> encode_png(const Image& image);
 

@@ -19,7 +19,7 @@ bool reads_webp();
 // Baseline, colours halved in both directions, as cameras write it. quality: 1 to 100.
 std::vector<uint8_t> encode_jpeg(const Image& image, int quality);
 
-// Error unless width and height are at least 1 and width * height is at most kMaxImagePixels.
+// Error unless width and height are 1 to kMaxImageSide and width * height is at most kMaxImagePixels.
 void check_image_size(int64_t width, int64_t height, const std::string& source);
 
 // Turns and mirrors a picture as EXIF orientation 1..8 says; other values leave it as it is.

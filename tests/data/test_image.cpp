@@ -264,6 +264,10 @@ TEST(Image, SizesInTheHeader) {
             "folder/picture: the picture is 60000 x 60000; expected at most 134217728 pixels");
   EXPECT_EQ(message_of(make_png({0x7FFFFFFF, 0x7FFFFFFF, 8, 0, 0, {}})),
             "folder/picture: the picture is 2147483647 x 2147483647; expected at most 134217728 pixels");
+  EXPECT_EQ(message_of(make_png({16385, 2, 8, 2, 0, {}})),
+            "folder/picture: the picture is 16385 x 2; expected at most 16384 on a side");
+  EXPECT_EQ(message_of(make_png({2, 16385, 8, 2, 0, {}})),
+            "folder/picture: the picture is 2 x 16385; expected at most 16384 on a side");
   EXPECT_EQ(message_of(make_png({0, 4, 8, 2, 0, {}})),
             "folder/picture: damaged PNG: Image width is zero in IHDR; Invalid IHDR data");
 
