@@ -11,10 +11,11 @@ namespace matvlm {
 // x [..., K], w [N, K], bias [N] or undefined -> [..., N], contiguous, in x's dtype (w and bias have it too). Backward
 // computes the gradient of x only if x needs one, and adds the gradients of w and bias in float32 only if they are
 // trained. x may be a column view. residual, where defined, has the result's shape and is added to it, by the product
-// itself where the device can; a route (Var::route()) as residual is not added, but handed the result's gradient on: for
-// sums formed later, of values that are used nowhere else. A weight held in fp8 multiplies x rounded to fp8 row by row (products and sums of
-// gemm_fp8, the result in x's dtype); its gradient of x is that of the same product with dy rounded likewise.
-// input_again: makes x's value again where the gradient of a trained w needs it, so that it is not kept.
+// itself where the device can; a route (Var::route()) as residual is not added, but handed the result's gradient on:
+// for sums formed later, of values that are used nowhere else. A weight held in fp8 multiplies x rounded to fp8 row by
+// row (products and sums of gemm_fp8, the result in x's dtype); its gradient of x is that of the same product with dy
+// rounded likewise. input_again: makes x's value again where the gradient of a trained w needs it, so that it is not
+// kept.
 Var linear(Graph& g, const Var& x, const Weight& w, const Weight& bias, const Var& residual = {},
            const Graph::Remake& input_again = {});
 
