@@ -1,6 +1,7 @@
 // Row kernel of head_loss for sm_90: a cluster of 8 blocks holds a row of student and teacher logits in registers, so
 // that they are read once, and exchanges maxima and sums through distributed shared memory. All sums are in an order
 // that depends on V alone: the same bits every time, and equal rows give equal results.
+#include "autograd/ops/cluster.cuh"
 #include "autograd/ops/elementwise.cuh"
 #include "autograd/ops/head_loss_row.cuh"
 #include "autograd/ops/hopper.cuh"
@@ -25,33 +26,17 @@ struct Exchange {
 
 constexpr unsigned kAll = 0xffffffffU;
 
-__device__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.release;" ::: "memory"); }
-__device__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire;" ::: "memory"); }
-__device__ void cluster_sync() {
-  cluster_arrive();
-  cluster_wait();
-}
-
-__device__ unsigned cluster_rank() {
-  unsigned rank;
-  asm("mov.u32 %0, %cluster_ctarank;" : "=r"(rank));
-  return rank;
-}
-
-// Address of a shared variable of this block in block `rank` of the cluster.
-__device__ unsigned remote_address(const void* p, unsigned rank) {
-  unsigned address;
-  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(mma::shared_address(p)), "r"(rank));
-  return address;
-}
+using hopper::cluster_arrive;
+using hopper::cluster_rank;
+using hopper::cluster_sync;
+using hopper::cluster_wait;
+using hopper::remote_address;
+using hopper::store_remote;
 
 __device__ void store_remote(unsigned address, const Softmax& x) {
   asm volatile("st.shared::cluster.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(x.max), "r"(x.index), "f"(x.sum),
                "f"(x.sum_tau)
                : "memory");
-}
-__device__ void store_remote(unsigned address, double x) {
-  asm volatile("st.shared::cluster.f64 [%0], %1;" ::"r"(address), "d"(x) : "memory");
 }
 
 // The larger value with its index, the lower index on ties.
@@ -219,6 +204,18 @@ struct RowGradient {
 #endif  // MATVLM_SM90A
 
 // Loss and gradient of kl come from one walk over the registers: its gradient does not need the row's loss.
+//
+// Why the exchange is right. Blocks store to others' `exchange` and read only their own; barriers are the cluster's.
+// Every thread arrives at the first barrier at once and waits for it before its first remote store, and none returns in
+// between: a block has started when it is written to. Each place of `exchange` is written once, the softmaxes between
+// the first barrier and the second, `loss` and `mean` between the second and the third, and read after the barrier that
+// ends this: nothing is read too early, nor written over while it may still be read. No block ends while it may be
+// written to: all wait for the second barrier, and for the third where it follows; with kl only block 0 is written to
+// before the third, so the others arrive, which releases their stores, and exit, and block 0 waits (a barrier does not
+// wait for threads that have exited). Barriers under `logit` are reached by all blocks or by none: a cluster is one
+// row, with one coefficient. `parts` is the block's own, each place written once, with __syncthreads() before it is
+// read. The gradient may lie on the student's row: a block writes its own range, of which the others read the target's
+// and the top's logit alone, before a barrier that no gradient precedes.
 template <LogitKind kKind, class G, int kPacks, int kMaxThreads>
 __global__ void __launch_bounds__(kMaxThreads, kMaxThreads <= 512 ? 2 : 1)
     head_rows_cluster_kernel(HeadRows<float, G> a) {

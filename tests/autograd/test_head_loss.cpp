@@ -45,7 +45,10 @@ void compare(Context& ctx, const std::vector<Case>& cases, DType dtype) {
   }
 }
 
-TEST(HeadLoss, KernelCasesAgainstDouble) { compare(cpu(), kernel_cases(), DType::f32); }
+TEST(HeadLoss, KernelCasesAgainstDouble) {
+  compare(cpu(), kernel_cases(kPortableVocabs), DType::f32);
+  compare(cpu(), kernel_cases(kClusterVocabs), DType::f32);
+}
 TEST(HeadLoss, FloatAgainstDouble) { compare(cpu(), cases(), DType::f32); }
 
 void expect_exact_zeros(Context& ctx, DType dtype) {
@@ -231,10 +234,14 @@ TEST(HeadLogits, LogitsAndArgmax) { check_generation(cpu(), DType::f32); }
 
 TEST(HeadLossCuda, Float32AgainstDouble) { compare(*new_cuda(), cases(), DType::f32); }
 TEST(HeadLossCuda, Bfloat16AgainstDouble) { compare(*new_cuda(), cases(), DType::bf16); }
-// What the sanitizer's slow tools are given.
-TEST(HeadLossCuda, EveryKernel) {
+// What the sanitizer's slow tools are given: of a GPU without clusters, both are the portable kernel.
+TEST(HeadLossCuda, EveryKernelPortable) {
   const auto ctx = new_cuda();
-  for (const DType dtype : {DType::f32, DType::bf16}) compare(*ctx, kernel_cases(), dtype);
+  for (const DType dtype : {DType::f32, DType::bf16}) compare(*ctx, kernel_cases(kPortableVocabs), dtype);
+}
+TEST(HeadLossCuda, EveryKernelOfClusters) {
+  const auto ctx = new_cuda();
+  for (const DType dtype : {DType::f32, DType::bf16}) compare(*ctx, kernel_cases(kClusterVocabs), dtype);
 }
 
 TEST(HeadLossCuda, EqualTeacherGivesExactlyZero) {
