@@ -1,7 +1,8 @@
 // Looks for faster algorithms of the matrix products of the full-size step (configs/bench-full.yaml, B 4, L 1024,
 // bf16): times what cuBLASLt's heuristic proposes for each with several workspaces, and what its first proposals become
 // with other tiles and clusters, beside the algorithm that gemm() uses. Prints lines for the table of
-// core/gemm_choice.cpp.
+// core/gemm_choice.cpp. Candidates take turns, so all see the clocks of their mean power: on a card that is held by its
+// power an entry has to be ahead in a trace of the step, too.
 //   bench_gemm [--short] [--rows N] [WORD ...]
 // --short: proposals only; --rows: positions of an update in place of 4096; words: products whose name contains one of
 // them
