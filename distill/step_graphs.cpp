@@ -17,8 +17,13 @@ constexpr int64_t kFreeRecords = 16;
 }  // namespace
 
 StepGraphs::StepGraphs(Context& ctx, const ParameterStore& store, GraphUse use, std::string obstacle,
-                       WorkRecorder recorder)
-    : ctx_(ctx), store_(store), use_(use), recorder_(std::move(recorder)), cache_(kMostBytes, kMostSeen, kFreeRecords) {
+                       int64_t most_tokens, WorkRecorder recorder)
+    : ctx_(ctx),
+      store_(store),
+      use_(use),
+      most_tokens_(most_tokens),
+      recorder_(std::move(recorder)),
+      cache_(kMostBytes, kMostSeen, kFreeRecords) {
   check(use != GraphUse::on || obstacle.empty(), "key 'train.cuda_graph': found on with ", obstacle,
         ", expected auto or off");
   active_ = use != GraphUse::off && obstacle.empty();
@@ -108,6 +113,7 @@ std::shared_ptr<StepGraphs::Entry> StepGraphs::record(const StepInputs& inputs, 
 
 Tensor StepGraphs::run(const StepInputs& inputs, bool first, const Work& work) {
   if (!active_) return work(inputs);
+  if (!may_record(inputs.tokens())) return run_plain(inputs, work);
   const Cache::Key key = key_of(inputs, first);
   const Cache::Action action = cache_.next(key);
   if (action == Cache::Action::run) return run_plain(inputs, work);

@@ -25,15 +25,17 @@ using WorkRecorder = std::function<std::unique_ptr<DeviceGraph>(Context& ctx, co
 
 class StepGraphs {
  public:
-  // obstacle: why steps cannot be recorded, empty where they can. Error for GraphUse::on with an obstacle. ctx and
-  // store outlive this object.
-  StepGraphs(Context& ctx, const ParameterStore& store, GraphUse use, std::string obstacle, WorkRecorder recorder);
+  // obstacle: why steps cannot be recorded, empty where they can. most_tokens: with GraphUse::automatic steps of more
+  // are not. Error for GraphUse::on with an obstacle. ctx and store outlive this object.
+  StepGraphs(Context& ctx, const ParameterStore& store, GraphUse use, std::string obstacle, int64_t most_tokens,
+             WorkRecorder recorder);
   ~StepGraphs();
   StepGraphs(const StepGraphs&) = delete;
   StepGraphs& operator=(const StepGraphs&) = delete;
 
   // Whether steps may be recorded; false from the first failure of GraphUse::automatic on.
   bool active() const { return active_; }
+  bool may_record(int64_t tokens) const { return active_ && (use_ == GraphUse::on || tokens <= most_tokens_); }
 
   // Queues the step `work(inputs)`, f64 loss terms out, by whichever way. `work` must issue the same operations for
   // equal inputs.shape, `first` and Parameter::fresh of the store, and stay valid as long as this object. first: it
@@ -67,6 +69,7 @@ class StepGraphs {
   Context& ctx_;
   const ParameterStore& store_;
   GraphUse use_;
+  int64_t most_tokens_;
   WorkRecorder recorder_;
   bool active_ = false;
   bool recording_ = false;

@@ -189,7 +189,8 @@ void StepBench::run_parts(Trainer::Setup setup, const std::vector<MicroBatch>& b
 void StepBench::run_graphs(const Trainer::Setup& setup, const std::vector<MicroBatch>& batches, int64_t updates,
                            BenchResult& out) {
   Trainer trainer(setup);
-  if (!trainer.graphs().active()) return;
+  const int64_t tokens = static_cast<int64_t>(out.shape.batch) * out.shape.length;
+  if (!trainer.graphs().may_record(tokens)) return;
   runtime_.ctx().allocator()->release_cached();  // steps have a pool of their own now
   const auto clock = make_device_clock(runtime_.ctx());
   run_updates(trainer, batches, kWarmUp + updates, [&](int64_t i) {

@@ -191,11 +191,12 @@ void declare_train(KeyTable& t) {
   t.key("train.recompute_every", MEMBER(train.recompute_every), at_least(1),
         "in which layers of the language model: every one, every second (0, 2, ...), every third")
       .resume_may_change();
-  t.key("train.cuda_graph", MEMBER(train.cuda_graph),
-        "record a step's work on the GPU when its shapes come the second time (lengths of all rows, pictures, labels "
-        "counted) and launch it as a whole from then on: the same bits, less time between kernels and for the host; "
-        "auto: on one rank with our own attention kernels, given up with a line in the log where it fails; on: ends "
-        "the run where it fails")
+  t.key(
+       "train.cuda_graph", MEMBER(train.cuda_graph),
+       "record a step's work on the GPU when its shapes come the second time (lengths of all rows, pictures, labels "
+       "counted) and launch it as a whole from then on: the same bits, less time between kernels and for the host; "
+       "auto: on one rank with our own attention kernels, for steps small enough that launching them takes long (about "
+       "10 TFLOP), given up with a line in the log where it fails; on: every step, ends the run where it fails")
       .resume_may_change();
   t.key("train.log_every", MEMBER(train.log_every), at_least(1), "updates between lines of the log and metrics.jsonl")
       .resume_may_change();

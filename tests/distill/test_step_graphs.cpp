@@ -195,6 +195,29 @@ TEST(StepGraphs, FailuresWhileRecording) {
       "no memory");
 }
 
+TEST(StepGraphs, LargeStepsAreRecordedOnlyOnDemand) {
+  const ParameterStore store;
+  const auto may = [&](GraphUse use, int64_t tokens) {
+    return StepGraphs(cpu(), store, use, "", 100, work_again).may_record(tokens);
+  };
+  EXPECT_TRUE(may(GraphUse::automatic, 100));
+  EXPECT_FALSE(may(GraphUse::automatic, 101));
+  EXPECT_TRUE(may(GraphUse::on, 101));
+  EXPECT_FALSE(may(GraphUse::off, 1));
+
+  // The trainer's limit: a step of 10 TFLOP, some 6 operations a weight and token.
+  auto models = make_tiny_models(cpu(), tiny_student());
+  const auto comms = make_local_comms(1);
+  Trainer::Setup setup = tiny_setup(cpu(), *comms[0], *comms[0], *models, LossConfig());
+  setup.cuda_graph = GraphUse::automatic;
+  setup.recorder = work_again;
+  const Trainer trainer(setup);
+  const TextConfig& c = setup.models.student->text.config;
+  const int64_t weights = c.layers * (4 * c.hidden * c.heads * c.head_dim + 3 * c.hidden * c.mlp);
+  EXPECT_TRUE(trainer.graphs().may_record(int64_t{10'000'000'000'000} / (6 * weights)));
+  EXPECT_FALSE(trainer.graphs().may_record(int64_t{10'000'000'000'000} / (6 * weights) + 1));
+}
+
 TEST(StepGraphs, OnIsRefusedWhereNothingCanBeRecorded) {
   const auto models = make_tiny_models(cpu(), tiny_student());
   const auto message = [&](int ranks, const WorkRecorder& recorder) {
