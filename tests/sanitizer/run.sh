@@ -8,9 +8,9 @@
 # place, both with the options used below.
 # racecheck does not follow mbarriers, so it reports hand-overs of kernels that are ordered by nothing else. Only if it
 # also reports the control's hand-over by mbarriers are reports from the kernels of $by_mbarrier set apart in the table;
-# any other report is an error. Likewise only if racecheck reports the control's correct cluster, or breaks down on it, is
-# head_loss checked by racecheck without its kernels of clusters, and its row says so; otherwise whole. synccheck and
-# memcheck have no exceptions.
+# any other report is an error. Likewise only if racecheck reports the control's correct cluster, or breaks down by an
+# internal error of its own on it or on the kernels of clusters of head_loss themselves while memcheck finds them clean,
+# is head_loss checked by racecheck without those kernels, and its row says so. synccheck and memcheck have no exceptions.
 set -uo pipefail
 build=$1
 logs=$2
@@ -43,7 +43,7 @@ filter_of() { # TOOL SUITE
     *" kv_cache") echo 'KvCacheCuda.DecodeEqualsFullForward' ;;
     "racecheck head_loss")
       if [[ -e $logs/clusters-not-followed ]]; then
-        echo 'HeadLossCuda.EveryKernelPortable:HeadLossCuda.LogitsAndArgmax'
+        echo 'HeadLossCuda.EveryKernelPortable'
       else
         echo 'HeadLossCuda.EveryKernel*:HeadLossCuda.LogitsAndArgmax'
       fi
@@ -108,6 +108,13 @@ ran_all() { # LOG FILTER
   done
 }
 
+# Whether racecheck ended by an error inside itself on kernels of clusters in which memcheck finds nothing.
+breaks_down_on_clusters() { # LOG OF RACECHECK
+  grep -q 'Internal Sanitizer Error' "$1" || return 1
+  timeout "$limit" compute-sanitizer --tool memcheck --error-exitcode 9 "$build/tests/test_autograd_head_loss" \
+    '--gtest_filter=HeadLossCuda.EveryKernelOfClusters' >"$1.memcheck" 2>&1 && ran_all "$1.memcheck" HeadLossCuda.EveryKernelOfClusters
+}
+
 run_suite() { # TOOL SUITE
   local tool=$1 suite=$2 log=$logs/$1-$2.log started=$SECONDS status reports others filter
   filter=$(filter_of "$tool" "$suite")
@@ -115,6 +122,11 @@ run_suite() { # TOOL SUITE
   timeout "$limit" compute-sanitizer --tool "$tool" $(options_of "$tool") --error-exitcode 9 \
     "$build/tests/test_autograd_$suite" "--gtest_filter=$filter" >"$log" 2>&1
   status=$?
+  if [[ "$tool $suite" == "racecheck head_loss" && ! -e $logs/clusters-not-followed ]] && breaks_down_on_clusters "$log"; then
+    touch "$logs/clusters-not-followed"
+    run_suite "$tool" "$suite"
+    return
+  fi
   local seconds=$((SECONDS - started))
   if ! grep -q '^\[  PASSED  \] [1-9]' "$log" && ((status != 124)); then
     row "$tool" "$suite" $seconds "FAILED: exit $status, no test passed, see $log"
