@@ -99,22 +99,6 @@ void expect_packed_as_alone(Context& ctx, const ModelConfig& teacher, const Stud
   }
 }
 
-// Heads of 80 as in Phi-2 and of 72 as in SigLIP.
-ModelConfig packing_config() {
-  ModelConfig c = tiny_config(4);
-  c.text.hidden = 320;
-  c.text.layers = 3;
-  c.text.head_dim = 80;
-  c.text.rotary_dims = 32;
-  c.text.mlp = 640;
-  c.text.vocab = 512;
-  c.vision->hidden = 144;
-  c.vision->mlp = 288;
-  c.vision->image_size = 56;
-  c.vision->patch_size = 14;
-  return c;
-}
-
 StudentConfig packing_student() {
   StudentConfig s;
   s.ssm_layers = {0, 2};
@@ -131,9 +115,9 @@ TEST(PackingCuda, SameBitsAsAlone) {
   const auto ctx = new_cuda();
   const std::vector<PackedSample> samples = {{114, true}, {1, false},  {50, true},
                                              {64, false}, {242, true}, {65, false}};
-  expect_packed_as_alone(*ctx, packing_config(), packing_student(), DType::f32, samples, 1e-5);
+  expect_packed_as_alone(*ctx, wide_heads_config(), packing_student(), DType::f32, samples, 1e-5);
   // Gradients of weights are summed in float32; the rows they are summed over have the same bits.
-  expect_packed_as_alone(*ctx, packing_config(), packing_student(), DType::bf16, samples, 1e-4);
+  expect_packed_as_alone(*ctx, wide_heads_config(), packing_student(), DType::bf16, samples, 1e-4);
 }
 
 }  // namespace

@@ -237,22 +237,11 @@ TEST(StepGraphs, OnIsRefusedWhereNothingCanBeRecorded) {
   EXPECT_EQ(message(1, work_again), "");
 }
 
-// Heads of 80 as in Phi-2, so that the kernels are those of training.
 Job wide_job(DType dtype) {
   Job job;
   job.dtype = dtype;
   job.kinds = 6;
-  ModelConfig& c = job.teacher = tiny_config(4);
-  c.text.hidden = 320;
-  c.text.layers = 3;
-  c.text.head_dim = 80;
-  c.text.rotary_dims = 32;
-  c.text.mlp = 640;
-  c.text.vocab = 512;
-  c.vision->hidden = 144;
-  c.vision->mlp = 288;
-  c.vision->image_size = 56;
-  c.vision->patch_size = 14;
+  job.teacher = wide_heads_config();
   return job;
 }
 

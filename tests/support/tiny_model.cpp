@@ -41,6 +41,21 @@ ModelConfig tiny_config(int64_t kv_heads) {
   return c;
 }
 
+ModelConfig wide_heads_config() {
+  ModelConfig c = tiny_config(4);
+  c.text.hidden = 320;
+  c.text.layers = 3;
+  c.text.head_dim = 80;
+  c.text.rotary_dims = 32;
+  c.text.mlp = 640;
+  c.text.vocab = 512;
+  c.vision->hidden = 144;
+  c.vision->mlp = 288;
+  c.vision->image_size = 56;
+  c.vision->patch_size = 14;
+  return c;
+}
+
 ValueSource tiny_values(const ModelConfig& config, uint64_t seed) {
   return [tensors = model_tensors(config), seed](const std::string& name) {
     for (const ModelTensor& t : tensors) {

@@ -15,6 +15,9 @@ namespace matvlm::testing {
 // H = 4 heads of width 8 over K key/value heads, 4 layers; a vision tower of 2x2 patches of which one block runs.
 ModelConfig tiny_config(int64_t kv_heads = 2);
 
+// Three layers with heads of 80 as in Phi-2 and of 72 as in SigLIP, so that the kernels are those of training.
+ModelConfig wide_heads_config();
+
 // Random values of every tensor of `config`: norm weights around 1, everything else, biases included, around 0.
 ValueSource tiny_values(const ModelConfig& config, uint64_t seed = 3);
 
