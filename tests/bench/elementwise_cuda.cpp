@@ -46,36 +46,29 @@ void bench_norms(const BandwidthTable& bench, int64_t rows, int64_t cols) {
   const Sets<T> sets(ctx, rows, cols, 5);
   const Tensor w = random(ctx, {cols}, kDType<T>), b = random(ctx, {cols}, kDType<T>);
   const Tensor mean = random(ctx, {rows}, DType::f32), inv = random(ctx, {rows}, DType::f32);
-  bench.report("layer_norm", shape, kDType<T>, 2 * matrix, sets.count, [&](int i) {
-    layer_norm_forward_cuda<T>(ctx, {.rows = rows,
-                                     .cols = cols,
-                                     .x = sets.at(i, 0),
-                                     .x_stride = cols,
-                                     .w = w.data<T>(),
-                                     .b = b.data<T>(),
-                                     .eps = 1e-5,
-                                     .y = sets.at(i, 1),
-                                     .y_stride = cols,
-                                     .mean = mean.data<float>(),
-                                     .inv_std = inv.data<float>()});
-  });
+  const auto forward = [&](int i) {
+    return LayerNormForward<T, float>{.rows = rows,
+                                      .cols = cols,
+                                      .x = sets.at(i, 0),
+                                      .x_stride = cols,
+                                      .w = w.data<T>(),
+                                      .b = b.data<T>(),
+                                      .eps = 1e-5,
+                                      .y = sets.at(i, 1),
+                                      .y_stride = cols,
+                                      .mean = mean.data<float>(),
+                                      .inv_std = inv.data<float>()};
+  };
+  bench.report("layer_norm", shape, kDType<T>, 2 * matrix, sets.count,
+               [&](int i) { layer_norm_forward_cuda<T>(ctx, forward(i)); });
   bench.report("layer_norm of 3 terms", shape, kDType<T>, 5 * matrix, sets.count, [&](int i) {
-    layer_norm_forward_cuda<T>(ctx, {.rows = rows,
-                                     .cols = cols,
-                                     .x = sets.at(i, 0),
-                                     .x_stride = cols,
-                                     .w = w.data<T>(),
-                                     .b = b.data<T>(),
-                                     .eps = 1e-5,
-                                     .y = sets.at(i, 1),
-                                     .y_stride = cols,
-                                     .mean = mean.data<float>(),
-                                     .inv_std = inv.data<float>(),
-                                     .sum = {.addends = 2,
-                                             .addend = {sets.at(i, 2), sets.at(i, 3)},
-                                             .stride = {cols, cols},
-                                             .sum = sets.at(i, 4),
-                                             .sum_stride = cols}});
+    auto args = forward(i);
+    args.sum = {.addends = 2,
+                .addend = {sets.at(i, 2), sets.at(i, 3)},
+                .stride = {cols, cols},
+                .sum = sets.at(i, 4),
+                .sum_stride = cols};
+    layer_norm_forward_cuda<T>(ctx, args);
   });
   bench.report("rms_norm", shape, kDType<T>, 2 * matrix, sets.count, [&](int i) {
     rms_norm_forward_cuda<T>(ctx, {.rows = rows,
