@@ -3,9 +3,10 @@
 // with other tiles and clusters, beside the algorithm that gemm() uses. Prints lines for the table of
 // core/gemm_choice.cpp. Candidates take turns, so all see the clocks of their mean power: on a card that is held by its
 // power an entry has to be ahead in a trace of the step, too.
-//   bench_gemm [--short] [--rows N] [WORD ...]
-// --short: proposals only; --rows: positions of an update in place of 4096; words: products whose name contains one of
-// them
+//   bench_gemm [--short] [--steady SECONDS] [--rows N] [WORD ...]
+// --short: proposals only; --steady: the proposals by what each does to the card when it runs alone for that long:
+// time, clock, power, energy of one product, sorted by energy; --rows: positions of an update in place of 4096; words:
+// products whose name contains one of them
 #include <algorithm>
 #include <array>
 #include <chrono>
@@ -19,6 +20,7 @@
 #include "core/allocator.h"
 #include "core/gemm_problem.cuh"
 #include "tests/bench/timing.cuh"
+#include "tests/support/energy.h"
 
 namespace matvlm::bench {
 namespace {
@@ -45,6 +47,7 @@ constexpr auto kFloat = DType::f32;
 // As the step issues them on a context that counts; B is transposed in forward, A in gradients of weights.
 constexpr int64_t kPositions = 4096;  // of text, in an update of the full-size step
 constexpr Product kProducts[] = {
+    {"square", false, true, 8192, 8192, 8192, false, 0, false, kNone, false, kHalf, 0},
     {"text fc2 + residual", false, true, 4096, 2560, 10240, true, 1, true, kNone, false, kHalf, 64},
     {"text fc2", false, true, 4096, 2560, 10240, true, 0, false, kNone, false, kHalf, 0},
     {"text fc1, gelu, pre kept", false, true, 4096, 10240, 2560, true, 0, false, kGelu, true, kHalf, 32},
@@ -130,6 +133,8 @@ struct Candidate {
   std::string origin;       // "ours", "64 MiB #3", "search"
   bool from_table = false;  // its attributes alone give the same algorithm
   double ms = 0;
+  double watts = 0, megahertz = 0;  // --steady
+  double joules() const { return watts * ms * 1e-3; }
 };
 
 bool same(const cublasLtMatmulAlgo_t& a, const cublasLtMatmulAlgo_t& b) { return std::memcmp(&a, &b, sizeof(a)) == 0; }
@@ -143,8 +148,11 @@ class Search {
         problem_(make_problem(cuda, operands_.args.front())) {}
 
   void run(bool with_variants);
+  void run_steady(const EnergyMeter& meter, double seconds);
 
  private:
+  bool add_all();
+  void time_steady(Candidate& candidate, const EnergyMeter& meter, double seconds);
   void add(const cublasLtMatmulAlgo_t& algorithm, const std::string& origin);
   void add_proposals(int64_t workspace);
   void add_variants();
@@ -299,19 +307,25 @@ void Search::print() const {
   std::fflush(stdout);
 }
 
-void Search::run(bool with_variants) {
+// The first candidate and cuBLASLt's proposals.
+bool Search::add_all() {
   cublasLtMatmulAlgo_t ours{};
   const GemmArgs& g = operands_.args.front();
   const AlgorithmConfig* chosen = chosen_algorithm(gemm_choices(), cuda_.compute_capability(), g);
   if (chosen == nullptr || !make_algorithm(cuda_, problem_, g, *chosen, ours)) {
     if (!find_algorithm(cuda_, problem_.desc, problem_.a, problem_.b, problem_.c, limits_of(g), ours)) {
       std::printf("%-26s no algorithm\n", product_.name);
-      return;
+      return false;
     }
   }
   add(ours, chosen != nullptr ? "table" : "ours");
   for (const int64_t mib : {64, 32, 4, 0}) add_proposals(mib << 20);
   add_known();
+  return true;
+}
+
+void Search::run(bool with_variants) {
+  if (!add_all()) return;
   if (with_variants) add_variants();
   time(3);
   keep_best(40);
@@ -321,26 +335,122 @@ void Search::run(bool with_variants) {
   print();
 }
 
-int run(bool with_variants, int64_t positions, const std::vector<std::string>& words) {
+// One candidate alone: a third of the time to get to its clocks, then a measurement between two steps of the meter.
+void Search::time_steady(Candidate& candidate, const EnergyMeter& meter, double seconds) {
+  using Clock = std::chrono::steady_clock;
+  const auto since = [](Clock::time_point begin) {
+    return std::chrono::duration<double>(Clock::now() - begin).count();
+  };
+  int64_t launches = 0;
+  const auto batch = [&] {  // some 5 ms
+    const auto count = static_cast<int64_t>(std::max(1.0, 5.0 / candidate.ms));
+    for (int64_t i = 0; i < count; ++i, ++launches) {
+      const GemmArgs& g = operands_.args[static_cast<size_t>(launches) % operands_.args.size()];
+      MATVLM_BLAS_CHECK(launch_product(cuda_, problem_, g, candidate.algorithm));
+    }
+  };
+  // Two batches are under way at any time, so the meter is read while the card works.
+  std::array<Event, 2> ends;
+  const auto keep_busy = [&](auto&& done) {
+    for (auto& e : ends) {
+      batch();
+      e.record(cuda_);
+    }
+    for (size_t i = 0; !done(); i = 1 - i) {
+      ends[i].wait();
+      batch();
+      ends[i].record(cuda_);
+    }
+    cuda_.synchronize();
+  };
+  const Clock::time_point begin = Clock::now();
+  keep_busy([&] { return since(begin) > seconds / 3; });
+
+  double first = meter.joules(), joules = 0, watts = 0, megahertz = 0;
+  bool started = false;
+  int64_t reads = 0;
+  Clock::time_point start = Clock::now();
+  const Clock::time_point measured = Clock::now();
+  const int64_t launched = launches;
+  const Event from, to;
+  from.record(cuda_);
+  keep_busy([&] {
+    joules = meter.joules();
+    megahertz += meter.clock();
+    ++reads;
+    if (!started && joules != first) {
+      started = true;
+      first = joules;
+      start = Clock::now();
+    } else if (started && joules != first) {
+      watts = (joules - first) / since(start);
+      return since(measured) > seconds * 2 / 3;
+    }
+    return since(measured) > 2 * seconds;  // no meter
+  });
+  to.record(cuda_);
+  candidate.ms = to.since(from) / static_cast<double>(launches - launched);
+  candidate.watts = watts;
+  candidate.megahertz = megahertz / static_cast<double>(std::max<int64_t>(1, reads));
+}
+
+void Search::run_steady(const EnergyMeter& meter, double seconds) {
+  if (!add_all()) return;
+  time(6);
+  keep_best(7);
+  const AlgorithmConfig ours = config_of(candidates_.front().algorithm);
+  for (Candidate& c : candidates_) time_steady(c, meter, seconds);
+  std::sort(candidates_.begin(), candidates_.end(),
+            [](const Candidate& a, const Candidate& b) { return a.joules() < b.joules(); });
+  const double flops =
+      2.0 * static_cast<double>(product_.m) * static_cast<double>(product_.n) * static_cast<double>(product_.k);
+  std::printf("%s, %d times, %.1f GFLOP\n", product_.name, product_.times, flops * 1e-9);
+  for (const Candidate& c : candidates_) {
+    const AlgorithmConfig a = config_of(c.algorithm);
+    std::printf("    %8.2f mJ %8.1f us %5.0f W %5.0f MHz %6.3f pJ/FLOP  {%d, %u, %u, %d, %u, %u, %u, %u, %u} %s%s\n",
+                c.joules() * 1e3, c.ms * 1e3, c.watts, c.megahertz, c.joules() / flops * 1e12, a.id, a.tile, a.stages,
+                a.split_k, a.reduction, a.swizzle, a.custom, static_cast<unsigned>(a.inner),
+                static_cast<unsigned>(a.cluster), a == ours ? "ours " : "", c.from_table ? "" : "not by attributes");
+  }
+  std::fflush(stdout);
+}
+
+struct Options {
+  bool variants = true;
+  double steady = 0;  // seconds for a candidate
+  int64_t positions = kPositions;
+  std::vector<std::string> words;
+};
+
+int run(const Options& options) {
   const auto ctx = make_cuda_context(0);
   const auto wanted = [&](const Product& product) {
-    return words.empty() || std::any_of(words.begin(), words.end(), [&](const std::string& word) {
+    return options.words.empty() ||
+           std::any_of(options.words.begin(), options.words.end(), [&](const std::string& word) {
              return std::string(product.name).find(word) != std::string::npos;
            });
   };
   CudaContext& cuda = *ctx->cuda();
   std::printf("%s, cuBLASLt %zu\nalgorithms: {id, tile, stages, split k, reduction, swizzle, custom, inner, cluster}\n",
               ctx->description().c_str(), cublasLtGetVersion());
+  const EnergyMeter meter;
+  if (options.steady > 0 && !meter.available()) std::printf("no NVML: energies are 0\n");
   // All proposals before the first variant: a variant may fail in a way that ends the program.
   for (const bool variants : {false, true}) {
-    if (variants && !with_variants) break;
+    if (variants && !options.variants) break;
     std::printf("%s\n", variants ? "proposals and variants" : "proposals");
     for (Product product : kProducts) {
       for (int64_t* size : {&product.m, &product.k}) {
-        if (*size == kPositions) *size = positions;
+        if (*size == kPositions) *size = options.positions;
       }
-      if (!wanted(product) || (variants && product.times == 0)) continue;
-      Search(cuda, product).run(variants);
+      if (!wanted(product) || ((variants || options.steady > 0) && product.times == 0 && options.words.empty()))
+        continue;
+      Search search(cuda, product);
+      if (options.steady > 0) {
+        search.run_steady(meter, options.steady);
+      } else {
+        search.run(variants);
+      }
       ctx->allocator()->release_cached();
     }
   }
@@ -352,15 +462,21 @@ int run(bool with_variants, int64_t positions, const std::vector<std::string>& w
 
 int main(int argc, char** argv) {
   try {
-    std::vector<std::string> words(argv + 1, argv + argc);
-    const bool brief = !words.empty() && words.front() == "--short";
-    if (brief) words.erase(words.begin());
-    int64_t positions = matvlm::bench::kPositions;
-    if (words.size() >= 2 && words.front() == "--rows") {
-      positions = std::stoll(words[1]);
-      words.erase(words.begin(), words.begin() + 2);
+    matvlm::bench::Options options;
+    for (int i = 1; i < argc; ++i) {
+      const std::string word = argv[i];
+      if (word == "--short") {
+        options.variants = false;
+      } else if (word == "--steady" && i + 1 < argc) {
+        options.variants = false;
+        options.steady = std::stod(argv[++i]);
+      } else if (word == "--rows" && i + 1 < argc) {
+        options.positions = std::stoll(argv[++i]);
+      } else {
+        options.words.push_back(word);
+      }
     }
-    return matvlm::bench::run(!brief, positions, words);
+    return matvlm::bench::run(options);
   } catch (const std::exception& e) {
     std::fprintf(stderr, "bench_gemm: %s\n", e.what());
     return 1;

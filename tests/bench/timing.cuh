@@ -57,6 +57,7 @@ class Event {
   Event(const Event&) = delete;
   Event& operator=(const Event&) = delete;
   void record(Context& ctx) const { MATVLM_CUDA_CHECK(cudaEventRecord(event_, cuda_stream(ctx))); }
+  void wait() const { MATVLM_CUDA_CHECK(cudaEventSynchronize(event_)); }
   // Milliseconds from `start` to this one, once both have happened.
   double since(const Event& start) const {
     float ms = 0;
