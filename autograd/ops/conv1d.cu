@@ -4,6 +4,7 @@
 // through memory. Weight gradients: one partial sum per tile and channel, then an ordered sum over tiles.
 #include <type_traits>
 
+#include "autograd/ops/column_sums.cuh"
 #include "autograd/ops/conv1d.h"
 #include "autograd/ops/conv1d_feed.cuh"
 #include "autograd/ops/pack.cuh"

@@ -1,10 +1,11 @@
 // CUDA kernels of the gated RMSNorm. A group of channels is spread over as many lanes of a warp as leave few of them
 // idle, K vectors of V elements each, so that a token's values are read once and stay in registers; a warp walks along
 // tokens. Weight gradients: one partial sum per tile and channel, then an ordered sum over tiles. Groups too wide for
-// that take gated_rms_norm_wide.cuh.
+// that take gated_rms_norm_wide.cuh, those of the width that the published model has gated_rms_norm_quads.cuh.
 #include <type_traits>
 
 #include "autograd/ops/gated_rms_norm.h"
+#include "autograd/ops/gated_rms_norm_quads.cuh"
 #include "autograd/ops/gated_rms_norm_wide.cuh"
 #include "autograd/ops/pack.cuh"
 #include "core/cuda_context.h"
@@ -214,12 +215,6 @@ __global__ void __launch_bounds__(kWarp* kWarps)
   }
 }
 
-__global__ void weight_gradient_kernel(const float* partial, int64_t tiles, int64_t channels, float* dweight) {
-  const int64_t c = static_cast<int64_t>(blockIdx.x) * kSumColumns + threadIdx.x;
-  const float sum = sum_tiles(partial, tiles, channels, c);
-  if (threadIdx.y == 0 && c < channels) dweight[c] += sum;
-}
-
 // Lanes of a group that holds `vectors` vectors, K to a lane; 0 when a warp has too few.
 int lanes_for(int64_t vectors, int K) {
   const int64_t lanes = (vectors + K - 1) / K;
@@ -270,12 +265,43 @@ bool inputs_aligned(const GatedRmsNormArgs<E, float>& a) {
 
 int64_t tiles_of(int64_t tokens, int64_t tile) { return (tokens + tile - 1) / tile; }
 
+// The group width that takes four lanes, and how.
+constexpr int kQuadGroup = 80;
+using QuadPlan = gated_rms_norm_quads::Plan<8, 3, 2>;
+
+// The next two: false, and nothing launched, where the kernels of four lanes do not apply.
+template <class E>
+bool quads_forward(Context& ctx, const GatedRmsNormArgs<E, float>& a, bool aligned) {
+  namespace quads = gated_rms_norm_quads;
+  if constexpr (std::is_same_v<E, bf16>) {
+    if (!aligned || a.group != kQuadGroup || !quads::fits<kQuadGroup, QuadPlan, 2>(ctx)) return false;
+    quads::launch_forward<kQuadGroup, QuadPlan>(ctx, a);
+    return true;
+  }
+  return false;
+}
+
+template <class E>
+bool quads_backward(Context& ctx, const GatedRmsNormArgs<E, float>& a, bool aligned) {
+  namespace quads = gated_rms_norm_quads;
+  if constexpr (std::is_same_v<E, bf16>) {
+    if (!aligned || a.group != kQuadGroup || a.dy_accumulate || a.dz_accumulate ||
+        !quads::fits<kQuadGroup, QuadPlan, 3>(ctx)) {
+      return false;
+    }
+    quads::launch_backward<kQuadGroup, QuadPlan>(ctx, a);
+    return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 template <class E>
 void gated_rms_norm_forward_cuda(Context& ctx, const GatedRmsNormArgs<E, float>& a) {
   if (a.tokens == 0 || a.channels == 0) return;
   const bool aligned = inputs_aligned(a) && rows_aligned(a.out, a.out_stride, kPackWidth<E>);
+  if (quads_forward(ctx, a, aligned)) return;
   const bool done = with_layout(a, aligned, [&](auto vector, auto per_lane, const GroupLayout& layout) {
     const auto blocks = static_cast<unsigned>(tiles_of(a.tokens, kForwardTile)) * layout.columns;
     forward_kernel<E, vector(), per_lane()><<<blocks, dim3(kWarp, kWarps), 0, cuda_stream(ctx)>>>(a, layout);
@@ -290,6 +316,7 @@ void gated_rms_norm_backward_cuda(Context& ctx, const GatedRmsNormArgs<E, float>
   constexpr int kWidth = kPackWidth<E>;
   const bool aligned = inputs_aligned(a) && rows_aligned(a.dout, a.dout_stride, kWidth) &&
                        rows_aligned(a.dy, a.dy_stride, kWidth) && rows_aligned(a.dz, a.dz_stride, kWidth);
+  if (quads_backward(ctx, a, aligned)) return;
   const int64_t tiles = tiles_of(a.tokens, kBackwardTile);
   const Tensor partial = Tensor::empty(ctx, {a.dweight != nullptr ? tiles : 0, a.channels}, DType::f32);
   float* sums = a.dweight != nullptr ? partial.data<float>() : nullptr;
@@ -299,10 +326,7 @@ void gated_rms_norm_backward_cuda(Context& ctx, const GatedRmsNormArgs<E, float>
     MATVLM_LAUNCH_CHECK();
   });
   if (!done) gated_rms_norm_wide::launch_backward(ctx, a, kBackwardTile, sums);
-  if (a.dweight == nullptr) return;
-  weight_gradient_kernel<<<sum_blocks(a.channels), dim3(kSumColumns, kSumRows), 0, cuda_stream(ctx)>>>(
-      sums, tiles, a.channels, a.dweight);
-  MATVLM_LAUNCH_CHECK();
+  if (a.dweight != nullptr) add_column_sums(ctx, sums, tiles, a.channels, a.dweight);
 }
 
 template void gated_rms_norm_forward_cuda(Context&, const GatedRmsNormArgs<float, float>&);

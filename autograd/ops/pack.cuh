@@ -1,5 +1,5 @@
 // What the bandwidth-bound kernels of the mixer share: neighbouring elements that a thread moves with one access and
-// computes with in float32, a sigmoid, and the second stage of sums over tiles.
+// computes with in float32, and a sigmoid.
 #pragma once
 
 #include <bit>
@@ -133,28 +133,5 @@ __device__ inline float sigmoid_for(float x) {
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(reciprocal) : "f"(1.0F + e));
   return reciprocal;
 }
-
-// Second stage of a sum over tiles, for blocks of kSumColumns x kSumRows threads: the sum of partial[i, column] over
-// i < tiles, in an order that depends on `tiles` alone. Every thread of the block calls it; those with threadIdx.y == 0
-// get the sum. A column past the end is allowed (0).
-constexpr int kSumColumns = 32;
-constexpr int kSumRows = 8;
-
-__device__ inline float sum_tiles(const float* partial, int64_t tiles, int64_t columns, int64_t column) {
-  __shared__ float sums[kSumRows][kSumColumns];
-  float sum = 0.0F;
-  if (column < columns) {
-#pragma unroll 4
-    for (int64_t i = threadIdx.y; i < tiles; i += kSumRows) sum += partial[i * columns + column];
-  }
-  sums[threadIdx.y][threadIdx.x] = sum;
-  __syncthreads();
-  float total = 0.0F;
-#pragma unroll
-  for (int i = 0; i < kSumRows; ++i) total += sums[i][threadIdx.x];
-  return total;
-}
-
-inline unsigned sum_blocks(int64_t columns) { return static_cast<unsigned>((columns + kSumColumns - 1) / kSumColumns); }
 
 }  // namespace matvlm

@@ -1,15 +1,25 @@
-// Times the mixer's ops that are bound by memory: causal convolution, gated RMSNorm, the SSD's decode step. Prints for
-// each the bytes that it must move, and the bandwidth that this comes to as a share of what a plain copy reaches.
+// Times the mixers' ops that are bound by memory: causal convolution, gated RMSNorm, the SSD's decode step, and of
+// attention the rotation of q and k and the backward's row sums. Prints for each the bytes that it must move, and the
+// bandwidth that this comes to as a share of what a plain copy reaches.
+//
+// bench_mixer_ops           everything
+// bench_mixer_ops step      the shapes of the full-size step (B 4, L 1024) in bf16 alone
+// bench_mixer_ops variants  other ways of running some kernels, at those shapes
+#include <algorithm>
 #include <cstdio>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "autograd/ops/attention_device.h"
 #include "autograd/ops/conv1d.h"
 #include "autograd/ops/gated_rms_norm.h"
+#include "autograd/ops/rotary.h"
 #include "autograd/ops/ssd_step.h"
 #include "autograd/seqlens.h"
 #include "tests/bench/bandwidth.cuh"
 #include "tests/bench/copy.h"
+#include "tests/bench/mixer_variants.h"
 
 namespace matvlm::bench {
 namespace {
@@ -141,22 +151,84 @@ struct NormSet {
   }
 };
 
-template <class E>
-void bench_norm(const BandwidthTable& bench, const NormShape& s) {
-  Context& ctx = bench.ctx;
+// launch(args) runs the op.
+template <class E, class Launch>
+void bench_norm_pass(const BandwidthTable& bench, const NormShape& s, const char* op, const std::string& shape,
+                     bool backward, const Launch& launch) {
   constexpr auto kSize = static_cast<int64_t>(sizeof(E));
   const int64_t matrix = s.tokens * s.channels * kSize;
+  const int64_t bytes = backward ? 5 * matrix + s.channels * (kSize + 8) : 3 * matrix + s.channels * kSize;
+  const int sets = buffer_sets(bytes);
+  std::vector<NormSet<E>> all;
+  for (int i = 0; i < sets; ++i) all.emplace_back(bench.ctx, s, backward);
+  bench.report(op, shape, kDType<E>, bytes, sets, [&](int i) { launch(all[static_cast<size_t>(i)].args); });
+}
+
+template <class E>
+void bench_norm(const BandwidthTable& bench, const NormShape& s) {
   const std::string shape = cat(s.name, ": T ", s.tokens, " C ", s.channels, " P ", s.group);
-  for (const bool backward : {false, true}) {
-    const int64_t bytes = backward ? 5 * matrix + s.channels * (kSize + 8) : 3 * matrix + s.channels * kSize;
-    const int sets = buffer_sets(bytes);
-    std::vector<NormSet<E>> all;
-    for (int i = 0; i < sets; ++i) all.emplace_back(ctx, s, backward);
-    bench.report(backward ? "gated norm backward" : "gated norm forward", shape, kDType<E>, bytes, sets, [&](int i) {
-      const auto& args = all[static_cast<size_t>(i)].args;
-      backward ? gated_rms_norm_backward_cuda(ctx, args) : gated_rms_norm_forward_cuda(ctx, args);
-    });
+  bench_norm_pass<E>(bench, s, "gated norm forward", shape, false,
+                     [&](const auto& args) { gated_rms_norm_forward_cuda(bench.ctx, args); });
+  bench_norm_pass<E>(bench, s, "gated norm backward", shape, true,
+                     [&](const auto& args) { gated_rms_norm_backward_cuda(bench.ctx, args); });
+}
+
+void bench_norm_variants(const BandwidthTable& bench, const NormShape& s) {
+  for (const auto& variant : norm_forward_variants()) {
+    bench_norm_pass<bf16>(bench, s, "gated norm forward", variant.name, false,
+                          [&](const auto& args) { variant.launch(bench.ctx, args); });
   }
+  for (const auto& variant : norm_backward_variants()) {
+    bench_norm_pass<bf16>(bench, s, "gated norm backward", variant.name, true,
+                          [&](const auto& args) { variant.launch(bench.ctx, args); });
+  }
+}
+
+// ---- Of attention. Q, k and v lie in one row; bytes of the rotation are the sectors that it touches.
+
+template <class E>
+void bench_attention_rows(const BandwidthTable& bench, int64_t tokens, int64_t heads, int64_t head_dim) {
+  Context& ctx = bench.ctx;
+  constexpr auto kSize = static_cast<int64_t>(sizeof(E));
+  constexpr int64_t kRotated = 32;
+  const int64_t width = heads * head_dim;
+  const int64_t turned = 2 * tokens * 2 * heads * kRotated * kSize;
+  const int64_t products = 2 * tokens * width * kSize + tokens * heads * 4;
+  const int sets = buffer_sets(std::min(turned, products));
+  std::vector<Tensor> joined, out, grad_out;
+  for (int i = 0; i < sets; ++i) {
+    joined.push_back(random(ctx, {tokens, 3 * width}, kDType<E>));
+    out.push_back(random(ctx, {tokens, width}, kDType<E>));
+    grad_out.push_back(random(ctx, {tokens, width}, kDType<E>));
+  }
+  std::vector<int32_t> places;
+  for (int64_t t = 0; t < tokens; ++t) places.push_back(static_cast<int32_t>(t % 1024));
+  const Tensor positions = Tensor::from(ctx, places, {tokens});
+  const std::string shape = cat("T ", tokens, " H ", heads, " P ", head_dim);
+  bench.report("rotary in place", cat(shape, ", q and k, 32 dims"), kDType<E>, turned, sets, [&](int i) {
+    RotaryArgs<E> a;
+    a.tokens = tokens;
+    a.heads = 2 * heads;
+    a.head_dim = head_dim;
+    a.rotary_dims = kRotated;
+    a.theta = 10000;
+    a.positions = positions.data<int32_t>();
+    a.x = a.y = joined[static_cast<size_t>(i)].template data<E>();
+    a.x_stride = a.y_stride = 3 * width;
+    rotary_cuda(ctx, a);
+  });
+  const Tensor delta = Tensor::zeros(ctx, {heads, tokens}, DType::f32);
+  bench.report("attention delta", shape, kDType<E>, products, sets, [&](int i) {
+    AttentionBackwardArgs<E, float> a;
+    a.forward.shape.heads = a.forward.shape.kv_heads = heads;
+    a.forward.shape.head_dim = head_dim;
+    a.forward.tokens = tokens;
+    a.forward.out = out[static_cast<size_t>(i)].template data<E>();
+    a.grad_out = grad_out[static_cast<size_t>(i)].template data<E>();
+    a.forward.out_stride = a.grad_out_stride = width;
+    a.delta = delta.data<float>();
+    attention_kernels::row_deltas(ctx, a);
+  });
 }
 
 // ---- Decode step of the SSD, states in place.
@@ -227,21 +299,35 @@ void bench_step(const BandwidthTable& bench, const StepShape& step) {
                [&](int i) { ssd_step_cuda(ctx, all[static_cast<size_t>(i)].args); });
 }
 
+// The rows of the input projection: z, x B C, dt.
+constexpr ConvShape kStepConv = {"step", 4, 1024, 7680, 10272, 2560};
+constexpr NormShape kStepNorm = {"step", 4096, 2560, 80, 10272};
+
+void bench_step_shapes(const BandwidthTable& bench) {
+  bench_conv<bf16>(bench, kStepConv);
+  bench_norm<bf16>(bench, kStepNorm);
+  bench_attention_rows<bf16>(bench, 4096, 32, 80);
+}
+
+void bench_variants(const BandwidthTable& bench) { bench_norm_variants(bench, kStepNorm); }
+
 template <class E>
 void bench_all(const BandwidthTable& bench) {
-  // The rows of the input projection: z, x B C, dt.
-  for (const ConvShape& s : {ConvShape{"MaTVLM", 4, 1428, 7680, 10272, 2560},
+  for (const ConvShape& s : {kStepConv,
+                             {"MaTVLM", 4, 1428, 7680, 10272, 2560},
                              {"MaTVLM", 2, 4096, 7680, 10272, 2560},
                              {"Mamba-2 2.7B", 4, 2048, 5376, 10576, 5120},
                              {"MaTVLM", 64, 1, 7680, 10272, 2560}}) {
     bench_conv<E>(bench, s);
   }
-  for (const NormShape& s : {NormShape{"MaTVLM", 5712, 2560, 80, 10272},
+  for (const NormShape& s : {kStepNorm,
+                             {"MaTVLM", 5712, 2560, 80, 10272},
                              {"MaTVLM", 8192, 2560, 80, 10272},
                              {"P 64", 8192, 5120, 64, 10576},
                              {"P 128", 8192, 4096, 128, 4096}}) {
     bench_norm<E>(bench, s);
   }
+  bench_attention_rows<E>(bench, 4096, 32, 80);
   const SsdShape matvlm{32, 32, 32, 32, 80, 80};
   for (const StepShape& s : {StepShape{"MaTVLM", 64, 1, matvlm, false},
                              {"MaTVLM", 1, 1, matvlm, false},
@@ -252,24 +338,31 @@ void bench_all(const BandwidthTable& bench) {
   }
 }
 
-int run() {
+int run(std::string_view what) {
   const auto ctx = make_cuda_context(0);
   const std::vector<CopyResult> copies = copy_bandwidths(*ctx);
   const BandwidthTable bench{*ctx, copies.front().gb_s, 18, 38};
   std::printf("%s\n", ctx->description().c_str());
   for (const CopyResult& c : copies) std::printf("copy: %.0f GB/s read and written (%s)\n", c.gb_s, c.name);
   std::printf("%-18s %-38s %-5s %9s %9s %8s %8s\n", "op", "shape", "dtype", "ms", "MB", "GB/s", "of copy");
-  bench_all<bf16>(bench);
-  bench_all<float>(bench);
+  if (what == "step") {
+    bench_step_shapes(bench);
+  } else if (what == "variants") {
+    bench_variants(bench);
+  } else {
+    check(what.empty(), "[bench_mixer_ops] found ", what, ", expected nothing, step or variants");
+    bench_all<bf16>(bench);
+    bench_all<float>(bench);
+  }
   return 0;
 }
 
 }  // namespace
 }  // namespace matvlm::bench
 
-int main() {
+int main(int argc, char** argv) {
   try {
-    return matvlm::bench::run();
+    return matvlm::bench::run(argc > 1 ? argv[1] : "");
   } catch (const std::exception& e) {
     std::fprintf(stderr, "%s\n", e.what());
     return 1;

@@ -1,0 +1,21 @@
+// Ways of running the mixer's memory-bound kernels beside the chosen ones, for bench_mixer_ops.
+#pragma once
+
+#include <vector>
+
+#include "autograd/ops/gated_rms_norm.h"
+#include "core/dtype.h"
+
+namespace matvlm {
+
+template <class Args>
+struct MixerVariant {
+  const char* name;
+  void (*launch)(Context&, const Args&);
+};
+
+// Warps of a block, tokens in a warp's ring, blocks of a multiprocessor. P = 80.
+std::vector<MixerVariant<GatedRmsNormArgs<bf16, float>>> norm_forward_variants();
+std::vector<MixerVariant<GatedRmsNormArgs<bf16, float>>> norm_backward_variants();
+
+}  // namespace matvlm
