@@ -1,51 +1,15 @@
-// Row kernel of head_loss for sm_90: a cluster of 8 blocks holds a row of student and teacher logits in registers, so
-// that they are read once, and exchanges maxima and sums through distributed shared memory. All sums are in an order
-// that depends on V alone: the same bits every time, and equal rows give equal results.
-#include "autograd/ops/cluster.cuh"
-#include "autograd/ops/elementwise.cuh"
-#include "autograd/ops/head_loss_row.cuh"
-#include "autograd/ops/hopper.cuh"
-#include "autograd/ops/pack.cuh"
+// Row kernel of head_loss for sm_90, every kind of loss. All sums are in an order that depends on V alone: the same
+// bits every time, and equal rows give equal results.
+#include "autograd/ops/head_loss_cluster.cuh"
 
 namespace matvlm {
 namespace {
 
-constexpr int kCluster = 8;
-constexpr int kWidth = 4;  // logits of a pack: 16 bytes
 constexpr int kMaxWarps = 20;
 
-// Sums of a row against its largest logit, per block of the cluster.
-struct Exchange {
-  Softmax student[kCluster];
-  Softmax teacher[kCluster];
-  double loss[kCluster];
-  double mean[kCluster];
-};
+using namespace head_cluster;
 
 #ifdef MATVLM_SM90A
-
-constexpr unsigned kAll = 0xffffffffU;
-
-using hopper::cluster_arrive;
-using hopper::cluster_rank;
-using hopper::cluster_sync;
-using hopper::cluster_wait;
-using hopper::remote_address;
-using hopper::store_remote;
-
-__device__ void store_remote(unsigned address, const Softmax& x) {
-  asm volatile("st.shared::cluster.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(x.max), "r"(x.index), "f"(x.sum),
-               "f"(x.sum_tau)
-               : "memory");
-}
-
-// The larger value with its index, the lower index on ties.
-__device__ void keep_top(float& max, int32_t& index, float other, int32_t other_index) {
-  if (other > max || (other == max && other_index < index)) {
-    max = other;
-    index = other_index;
-  }
-}
 
 // A row's logits as this thread holds them: kPacks packs, `threads` apart, in the block's range [begin, end) of packs.
 template <int kPacks>
@@ -96,24 +60,6 @@ struct Held {
     return sum;
   }
 };
-
-// The row's softmax from those of the cluster's blocks, the same in every thread. Eight lanes share the work.
-__device__ Softmax join(const Softmax* parts, float inverse) {
-  const Softmax mine = parts[threadIdx.x % kCluster];
-  Softmax out = mine;
-#pragma unroll
-  for (int offset = 1; offset < kCluster; offset *= 2) {
-    keep_top(out.max, out.index, __shfl_xor_sync(kAll, out.max, offset), __shfl_xor_sync(kAll, out.index, offset));
-  }
-  out.sum = mine.sum * rescale(mine.max, out.max, 1.0F);
-  out.sum_tau = mine.sum_tau * rescale(mine.max, out.max, inverse);
-#pragma unroll
-  for (int offset = 1; offset < kCluster; offset *= 2) {
-    out.sum += __shfl_xor_sync(kAll, out.sum, offset);
-    out.sum_tau += __shfl_xor_sync(kAll, out.sum_tau, offset);
-  }
-  return out;
-}
 
 // What a block keeps of its warps, one entry each; students first.
 struct WarpParts {
@@ -169,13 +115,6 @@ __device__ void send_sums(WarpParts& parts, Exchange& exchange, double loss, dou
   store_remote(remote_address(&exchange.mean[rank], threadIdx.x), mean_sum);
 }
 
-__device__ double in_order(const double* parts) {
-  double sum = 0;
-#pragma unroll
-  for (int i = 0; i < kCluster; ++i) sum += parts[i];
-  return sum;
-}
-
 // The gradient's parts that are the same for all elements of a row.
 struct RowGradient {
   float coefficient = 0;  // of grad_element
@@ -228,10 +167,7 @@ __global__ void __launch_bounds__(kMaxThreads, kMaxThreads <= 512 ? 2 : 1)
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const auto rank = static_cast<int>(cluster_rank());
   const int64_t r = blockIdx.x / kCluster;
-  const int packs = static_cast<int>(a.vocab / kWidth);
-  const int share = (packs + kCluster - 1) / kCluster;
-  const int begin = min(packs, rank * share);
-  const int end = min(packs, begin + share);
+  const auto [begin, end] = Range(a.vocab, rank);
   const float* s_row = a.student + r * a.vocab;
   // The logits are on their way before anything else is asked for; rows without a teacher's part are rare.
   Held<kPacks> s, t;
@@ -387,20 +323,7 @@ __global__ void __launch_bounds__(kMaxThreads, kMaxThreads <= 512 ? 2 : 1)
 
 template <LogitKind kKind, class G, int kPacks, int kMaxThreads>
 void launch(Context& ctx, const HeadRows<float, G>& a) {
-  const int64_t share = (a.vocab / kWidth + kCluster - 1) / kCluster;
-  const int64_t threads = ((share + kPacks - 1) / kPacks + 31) / 32 * 32;
-  cudaLaunchAttribute cluster{};
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim.x = kCluster;
-  cluster.val.clusterDim.y = 1;
-  cluster.val.clusterDim.z = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(a.rows * kCluster));
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.stream = cuda_stream(ctx);
-  config.attrs = &cluster;
-  config.numAttrs = 1;
-  MATVLM_CUDA_CHECK(cudaLaunchKernelEx(&config, head_rows_cluster_kernel<kKind, G, kPacks, kMaxThreads>, a));
+  launch_rows(ctx, head_rows_cluster_kernel<kKind, G, kPacks, kMaxThreads>, cluster_threads<kPacks>(a.vocab), a);
 }
 
 // Vocabularies of up to 65,536 and 163,840 tokens.
@@ -428,7 +351,7 @@ bool head_rows_cluster(Context& ctx, const HeadRows<float, G>& a) {
       launch_for_vocab<LogitKind::none>(ctx, a);
       break;
     case LogitKind::kl:
-      launch_for_vocab<LogitKind::kl>(ctx, a);
+      if (!head_rows_kl(ctx, a)) launch_for_vocab<LogitKind::kl>(ctx, a);
       break;
     case LogitKind::reverse_kl:
       launch_for_vocab<LogitKind::reverse_kl>(ctx, a);
