@@ -1,51 +1,82 @@
-// How the backward pass of the causal convolution gets its inputs: W tokens of x and dy at a time, V channels to a
-// thread, loaded when they are asked for or batches ahead in shared memory.
+// How the causal convolution gets its inputs: W tokens of each operand (x, in the backward pass dy too) at a time, V
+// channels to a thread, loaded when they are asked for, a batch ahead in registers, or batches ahead in shared memory.
 #pragma once
 
 #include "autograd/ops/pack.cuh"
 
-namespace matvlm {
+namespace matvlm::conv1d_kernels {
 
 // Where the next tokens are, and how many are left; tokens past the last one read as zeros.
-template <class E>
+template <class E, int kOperands>
 struct FeedSource {
-  const E *x, *dy;
-  int x_stride, dy_stride;  // 32 bits: fewer registers hold multiples of them
+  const E* rows[kOperands];
+  int strides[kOperands];  // 32 bits: an address is one instruction
   int left;
+  __device__ const E* at(int operand, int token) const {
+    return rows[operand] + static_cast<int64_t>(token) * strides[operand];
+  }
   __device__ void advance(int count) {
-    x += static_cast<int64_t>(count) * x_stride;
-    dy += static_cast<int64_t>(count) * dy_stride;
+#pragma unroll
+    for (int o = 0; o < kOperands; ++o) rows[o] = at(o, count);
     left -= count;
   }
 };
 
-template <class E, int V, int W>
+template <class E, int V, int W, int kOperands>
 struct FeedBatch {
-  Pack<E, V> x[W], dy[W];
-  // kFull: there are W tokens.
+  Pack<E, V> of[kOperands][W];
+
+  __device__ void load(const FeedSource<E, kOperands>& from) {
+    if (from.left >= W) {
+      load_rows<true>(from);
+    } else {
+      load_rows<false>(from);
+    }
+  }
+
+ private:
   template <bool kFull>
-  __device__ void load(const FeedSource<E>& from) {
+  __device__ void load_rows(const FeedSource<E, kOperands>& from) {
 #pragma unroll
-    for (int i = 0; i < W; ++i) {
-      const bool valid = kFull || i < from.left;
-      x[i] = Pack<E, V>::load_if(valid, from.x + static_cast<int64_t>(i) * from.x_stride);
-      dy[i] = Pack<E, V>::load_if(valid, from.dy + static_cast<int64_t>(i) * from.dy_stride);
+    for (int o = 0; o < kOperands; ++o) {
+#pragma unroll
+      for (int i = 0; i < W; ++i) of[o][i] = Pack<E, V>::load_if(kFull || i < from.left, from.at(o, i));
     }
   }
 };
 
-template <class E, int V, int W>
+template <class E, int V, int W, int kOperands>
 struct RegisterFeed {
+  using Batch = FeedBatch<E, V, W, kOperands>;
   struct Shared {};
-  FeedSource<E> source;
+  FeedSource<E, kOperands> source;
 
-  __device__ explicit RegisterFeed(Shared&) {}
-  __device__ void start(const FeedSource<E>& from) { source = from; }
-  // The next batch. kFull: the caller knows that there are W tokens.
-  template <bool kFull>
-  __device__ FeedBatch<E, V, W> take() {
-    FeedBatch<E, V, W> batch;
-    batch.template load<kFull>(source);
+  __device__ RegisterFeed(Shared&, int) {}
+  __device__ void start(const FeedSource<E, kOperands>& from) { source = from; }
+  __device__ Batch take() {
+    Batch batch;
+    batch.load(source);
+    source.advance(W);
+    return batch;
+  }
+};
+
+template <class E, int V, int W, int kOperands>
+struct AheadFeed {
+  using Batch = FeedBatch<E, V, W, kOperands>;
+  struct Shared {};
+  FeedSource<E, kOperands> source;
+  Batch ahead;
+
+  __device__ AheadFeed(Shared&, int) {}
+  __device__ void start(const FeedSource<E, kOperands>& from) {
+    source = from;
+    ahead.load(source);
+    source.advance(W);
+  }
+  __device__ Batch take() {
+    const Batch batch = ahead;
+    ahead.load(source);
     source.advance(W);
     return batch;
   }
@@ -53,50 +84,76 @@ struct RegisterFeed {
 
 // A ring of kStages batches in shared memory, all but one of them under way. Every thread reads only what it copied
 // itself, so that nothing has to be synchronised between threads.
-template <class E, int V, int W, int kStages>
+template <class E, int V, int W, int kOperands, int kStages>
 struct StagedFeed {
   static_assert(kStages >= 2);
+  using Batch = FeedBatch<E, V, W, kOperands>;
   static constexpr int kLanes = 32;
   struct Shared {  // of a warp
-    alignas(16) Pack<E, V> slots[kStages][2][W][kLanes];
+    alignas(16) Pack<E, V> slots[kStages][kOperands][W][kLanes];
   };
   Shared& shared;
-  FeedSource<E> source;
+  int lane;
+  FeedSource<E, kOperands> source;
   int oldest = 0;
 
-  __device__ explicit StagedFeed(Shared& of_warp) : shared(of_warp) {}
-  __device__ void start(const FeedSource<E>& from) {
-    mma::copy_async_wait<0>();  // what the sequence before this one asked for too much
+  __device__ StagedFeed(Shared& of_warp, int lane_of_warp) : shared(of_warp), lane(lane_of_warp) {}
+  __device__ void start(const FeedSource<E, kOperands>& from) {
+    mma::copy_async_wait<0>();  // what was asked for too much before
     source = from;
     oldest = 0;
 #pragma unroll
     for (int s = 0; s < kStages - 1; ++s) fill(s);
   }
-  template <bool kFull>
-  __device__ FeedBatch<E, V, W> take() {
+  __device__ Batch take() {
     mma::copy_async_wait<kStages - 2>();
-    FeedBatch<E, V, W> batch;
+    Batch batch;
 #pragma unroll
-    for (int i = 0; i < W; ++i) {
-      batch.x[i] = shared.slots[oldest][0][i][threadIdx.x];
-      batch.dy[i] = shared.slots[oldest][1][i][threadIdx.x];
+    for (int o = 0; o < kOperands; ++o) {
+#pragma unroll
+      for (int i = 0; i < W; ++i) batch.of[o][i] = shared.slots[oldest][o][i][lane];
     }
     fill(oldest == 0 ? kStages - 1 : oldest - 1);  // the batch that was taken last
     oldest = oldest == kStages - 1 ? 0 : oldest + 1;
     return batch;
   }
+
+ private:
   __device__ void fill(int stage) {
-#pragma unroll
-    for (int i = 0; i < W; ++i) {
-      const bool valid = i < source.left;
-      Pack<E, V>::copy_async(&shared.slots[stage][0][i][threadIdx.x],
-                             source.x + static_cast<int64_t>(i) * source.x_stride, valid);
-      Pack<E, V>::copy_async(&shared.slots[stage][1][i][threadIdx.x],
-                             source.dy + static_cast<int64_t>(i) * source.dy_stride, valid);
+    if (source.left >= W) {
+      fill_rows<true>(stage);
+    } else {
+      fill_rows<false>(stage);
     }
     mma::copy_async_commit();
     source.advance(W);
   }
+  template <bool kFull>
+  __device__ void fill_rows(int stage) {
+#pragma unroll
+    for (int o = 0; o < kOperands; ++o) {
+#pragma unroll
+      for (int i = 0; i < W; ++i) {
+        Pack<E, V>::copy_async(&shared.slots[stage][o][i][lane], source.at(o, i), kFull || i < source.left);
+      }
+    }
+  }
 };
 
-}  // namespace matvlm
+// kStages 0: when they are asked for; 1: a batch ahead in registers; else so many batches in shared memory.
+template <class E, int V, int W, int kOperands, int kStages>
+struct FeedChoice {
+  using Type = StagedFeed<E, V, W, kOperands, kStages>;
+};
+template <class E, int V, int W, int kOperands>
+struct FeedChoice<E, V, W, kOperands, 0> {
+  using Type = RegisterFeed<E, V, W, kOperands>;
+};
+template <class E, int V, int W, int kOperands>
+struct FeedChoice<E, V, W, kOperands, 1> {
+  using Type = AheadFeed<E, V, W, kOperands>;
+};
+template <class E, int V, int W, int kOperands, int kStages>
+using FeedOf = typename FeedChoice<E, V, W, kOperands, kStages>::Type;
+
+}  // namespace matvlm::conv1d_kernels

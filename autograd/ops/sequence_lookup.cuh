@@ -20,4 +20,12 @@ __device__ inline int64_t sequence_of(const int64_t* cu, int64_t batch, int64_t 
   return low;
 }
 
+// The same for a whole warp that asks for one token; batch >= 1. Of few sequences it costs one access to memory, not a
+// chain of them.
+__device__ inline int64_t warp_sequence_of(const int64_t* cu, int64_t batch, int64_t t, int lane) {
+  if (batch > 32) return sequence_of(cu, batch, t);
+  const bool begun = lane < batch && cu[lane] <= t;
+  return __popc(__ballot_sync(0xffffffffU, begun)) - 1;  // cu[0] is 0
+}
+
 }  // namespace matvlm

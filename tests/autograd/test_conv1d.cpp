@@ -29,6 +29,11 @@ const std::vector<Case>& cases() {
       {"long rows", {256, 257, 300}, 130, 4},
       {"tiles over many sequences", {31, 1, 0, 2, 3, 64, 0, 0, 1, 130, 5, 1, 127, 2}, 264, 4},
       {"last tile of one token", {33, 0, 96}, 8, 4},
+      {"more sequences than lanes",
+       {0, 3, 9, 0, 0, 4, 1, 2,  7, 0, 5, 11, 6, 0, 1, 1, 1, 2,  8,
+        0, 4, 3, 1, 0, 0, 2, 12, 5, 1, 0, 3,  9, 2, 0, 0, 1, 40, 3},
+       24,
+       4},
   };
   return all;
 }

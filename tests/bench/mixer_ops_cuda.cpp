@@ -81,29 +81,42 @@ struct ConvSet {
   }
 };
 
-template <class E>
-void bench_conv(const BandwidthTable& bench, const ConvShape& s) {
-  Context& ctx = bench.ctx;
+// launch(args) runs the op.
+template <class E, class Launch>
+void bench_conv_pass(const BandwidthTable& bench, const ConvShape& s, const char* op, const std::string& shape,
+                     bool backward, const Launch& launch) {
   constexpr auto kSize = static_cast<int64_t>(sizeof(E));
-  const SeqlensPtr lens = equal_sequences(ctx, s.batch, s.length);
+  const SeqlensPtr lens = equal_sequences(bench.ctx, s.batch, s.length);
   const int64_t matrix = lens->tokens() * s.channels * kSize;
   const int64_t weights = s.channels * 5;
-  const std::string shape = cat(s.name, ": T ", lens->tokens(), " C ", s.channels);
-  const auto run = [&](const char* op, bool backward, bool carried, int64_t bytes) {
-    const int sets = buffer_sets(bytes);
-    std::vector<ConvSet<E>> all;
-    for (int i = 0; i < sets; ++i) all.emplace_back(ctx, s, *lens, backward, carried);
-    bench.report(op, shape, kDType<E>, bytes, sets, [&](int i) {
-      const auto& args = all[static_cast<size_t>(i)].args;
-      backward ? conv1d_backward_cuda(ctx, args) : conv1d_forward_cuda(ctx, args);
-    });
-  };
-  if (s.length == 1) {
-    run("conv1d decode", false, true, 2 * matrix + 2 * s.batch * 3 * s.channels * kSize + weights * kSize);
-    return;
+  const bool decode = s.length == 1;
+  const int64_t bytes = backward ? 3 * matrix + weights * (kSize + 8)  // weight gradients are added to
+                                 : 2 * matrix + weights * kSize + (decode ? 2 * s.batch * 3 * s.channels * kSize : 0);
+  const int sets = buffer_sets(bytes);
+  std::vector<ConvSet<E>> all;
+  for (int i = 0; i < sets; ++i) all.emplace_back(bench.ctx, s, *lens, backward, decode);
+  bench.report(op, shape, kDType<E>, bytes, sets, [&](int i) { launch(all[static_cast<size_t>(i)].args); });
+}
+
+template <class E>
+void bench_conv(const BandwidthTable& bench, const ConvShape& s) {
+  const std::string shape = cat(s.name, ": T ", s.batch * s.length, " C ", s.channels);
+  bench_conv_pass<E>(bench, s, s.length == 1 ? "conv1d decode" : "conv1d forward", shape, false,
+                     [&](const auto& args) { conv1d_forward_cuda(bench.ctx, args); });
+  if (s.length == 1) return;
+  bench_conv_pass<E>(bench, s, "conv1d backward", shape, true,
+                     [&](const auto& args) { conv1d_backward_cuda(bench.ctx, args); });
+}
+
+void bench_conv_variants(const BandwidthTable& bench, const ConvShape& s) {
+  for (const auto& variant : conv_forward_variants()) {
+    bench_conv_pass<bf16>(bench, s, "conv1d forward", variant.name, false,
+                          [&](const auto& args) { variant.launch(bench.ctx, args); });
   }
-  run("conv1d forward", false, false, 2 * matrix + weights * kSize);
-  run("conv1d backward", true, false, 3 * matrix + weights * (kSize + 8));  // weight gradients are added to
+  for (const auto& variant : conv_backward_variants()) {
+    bench_conv_pass<bf16>(bench, s, "conv1d backward", variant.name, true,
+                          [&](const auto& args) { variant.launch(bench.ctx, args); });
+  }
 }
 
 // ---- Gated RMSNorm. z and dz are column ranges of wider rows.
@@ -309,7 +322,10 @@ void bench_step_shapes(const BandwidthTable& bench) {
   bench_attention_rows<bf16>(bench, 4096, 32, 80);
 }
 
-void bench_variants(const BandwidthTable& bench) { bench_norm_variants(bench, kStepNorm); }
+void bench_variants(const BandwidthTable& bench) {
+  bench_norm_variants(bench, kStepNorm);
+  bench_conv_variants(bench, kStepConv);
+}
 
 template <class E>
 void bench_all(const BandwidthTable& bench) {

@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "autograd/ops/conv1d.h"
 #include "autograd/ops/gated_rms_norm.h"
 #include "core/dtype.h"
 
@@ -17,5 +18,9 @@ struct MixerVariant {
 // Warps of a block, tokens in a warp's ring, blocks of a multiprocessor. P = 80.
 std::vector<MixerVariant<GatedRmsNormArgs<bf16, float>>> norm_forward_variants();
 std::vector<MixerVariant<GatedRmsNormArgs<bf16, float>>> norm_backward_variants();
+
+// Channels of a thread, stages of the feed, blocks of a multiprocessor; backward also warps of a block. 4 taps.
+std::vector<MixerVariant<Conv1dArgs<bf16, float>>> conv_forward_variants();
+std::vector<MixerVariant<Conv1dArgs<bf16, float>>> conv_backward_variants();
 
 }  // namespace matvlm
