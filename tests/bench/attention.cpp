@@ -1,5 +1,5 @@
 // Times of bf16 attention on a GPU, forward and backward:
-//   bench_attention [shape 1-5 | decode | all | variants] [repetitions]
+//   bench_attention [1-6 | decode | all | variants | variants-1 ... variants-6] [repetitions]
 // Every shape by our kernels, by the portable ones, and by cuDNN on the same inputs, as it comes and deterministic,
 // with what it takes in times of ours. variants: every tile shape of attention_variants.h on the shapes of its width,
 // with its difference from the portable kernels. Prints the median (timing.cuh), and TFLOP/s with causal products
@@ -36,6 +36,7 @@ constexpr BenchShape kShapes[] = {
     {"B 8, H 16, L 729, P 72, full", 8, 16, 729, 72, false},
     {"B 4, H 32, L 2048, P 64, causal", 4, 32, 2048, 64, true},
     {"B 4, H 16, L 4096, P 128, causal", 4, 16, 4096, 128, true},
+    {"B 4, H 32, L 1024, P 80, causal", 4, 32, 1024, 80, true},  // the full-size step's
 };
 
 Tensor random_tensor(Context& ctx, const char* name, int64_t rows, int64_t cols) {
@@ -252,9 +253,11 @@ void run_shapes(const std::string& which, int repetitions) {
   std::printf("%s\n", ctx->description().c_str());
   constexpr int kCount = static_cast<int>(std::size(kShapes));
   for (int i = 0; i < kCount; ++i) {
-    if (which != "all" && which != "variants" && which != std::to_string(i + 1)) continue;
+    const std::string number = std::to_string(i + 1);
+    const bool variants = which == "variants" || which == "variants-" + number;
+    if (which != "all" && !variants && which != number) continue;
     AttentionBench bench(*ctx, kShapes[i]);
-    if (which == "variants") {
+    if (variants) {
       bench.run_variants(repetitions);
       continue;
     }
@@ -269,10 +272,12 @@ void run_shapes(const std::string& which, int repetitions) {
 int main(int argc, char** argv) {
   const std::string which = argc > 1 ? argv[1] : "all";
   const int repetitions = argc > 2 ? std::atoi(argv[2]) : 30;
+  const std::string number = which.rfind("variants-", 0) == 0 ? which.substr(9) : which;
   const bool known = which == "all" || which == "decode" || which == "variants" ||
-                     (which.size() == 1 && which[0] >= '1' && which[0] <= '5');
+                     (number.size() == 1 && number[0] >= '1' && number[0] <= '6');
   if (argc > 3 || !known || repetitions < 1) {
-    std::fprintf(stderr, "usage: bench_attention [1-5 | decode | all | variants] [repetitions >= 1]\n");
+    std::fprintf(stderr,
+                 "usage: bench_attention [1-6 | decode | all | variants | variants-1 ... 6] [repetitions >= 1]\n");
     return 2;
   }
   try {
