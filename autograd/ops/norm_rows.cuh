@@ -36,8 +36,16 @@ struct NormTeam {
   }
 };
 
+// Blocks of a multiprocessor that a kernel of `registers` a thread leaves room for. At the step's 4096 rows of 2560 a
+// team is two warps, and 2048 blocks take 2 rounds of 64 registers, 3 of 80, but 4 of what the compiler would take.
+template <int kWarps>
+constexpr int norm_blocks(int registers) {
+  return 65536 / (registers * NormTeam<kWarps>::kBlockWarps * 32);
+}
+
 template <class T, bool kCentered, int kWarps, int kAddends>
-__global__ void __launch_bounds__(NormTeam<kWarps>::kBlockWarps * 32) norm_forward_rows_kernel(NormForwardArgs<T> a) {
+__global__ void __launch_bounds__(NormTeam<kWarps>::kBlockWarps * 32, norm_blocks<kWarps>(kAddends == 0 ? 64 : 80))
+    norm_forward_rows_kernel(NormForwardArgs<T> a) {
   using Team = NormTeam<kWarps>;
   constexpr int V = kPackWidth<T>;
   using Packed = Pack<T, V>;
@@ -128,7 +136,8 @@ __global__ void __launch_bounds__(NormTeam<kWarps>::kBlockWarps * 32) norm_forwa
 }
 
 template <class T, bool kCentered, int kWarps>
-__global__ void __launch_bounds__(NormTeam<kWarps>::kBlockWarps * 32) norm_backward_rows_kernel(NormBackwardArgs<T> a) {
+__global__ void __launch_bounds__(NormTeam<kWarps>::kBlockWarps * 32, norm_blocks<kWarps>(80))
+    norm_backward_rows_kernel(NormBackwardArgs<T> a) {
   using Team = NormTeam<kWarps>;
   constexpr int V = kPackWidth<T>;
   using Packed = Pack<T, V>;
@@ -165,14 +174,17 @@ __global__ void __launch_bounds__(NormTeam<kWarps>::kBlockWarps * 32) norm_backw
         for (int j = 0; j < V; ++j) {
           g[j] *= w[j];
           mean_g += g[j];
-          mean_gn += g[j] * ((v[j] - mean) * inv);
+          mean_gn = fmaf(g[j], v[j] - mean, mean_gn);
         }
       }
     }
     mean_g = kCentered ? Team::sum(mean_g, 0) * scale : 0.0F;
-    mean_gn = Team::sum(mean_gn, 1) * scale;
+    mean_gn = Team::sum(mean_gn, 1) * scale * inv;
     if constexpr (!kCentered && kWarps > 1) __syncthreads();  // as in forward
     if (!valid) continue;
+    // dx = inv (g w - mean_g - n mean_gn) of the normalised n = (x - mean) inv.
+    const float slope = -inv * inv * mean_gn;
+    const float shift = -inv * mean_g;
 #pragma unroll
     for (int i = 0; i < kNormSlots; ++i) {
       const int p = thread + i * Team::kThreads;
@@ -184,7 +196,7 @@ __global__ void __launch_bounds__(NormTeam<kWarps>::kBlockWarps * 32) norm_backw
         dy[i].unpack(g);
         Packed::load(a.w + p * V).unpack(w);
 #pragma unroll
-        for (int j = 0; j < V; ++j) g[j] = inv * (g[j] * w[j] - mean_g - (v[j] - mean) * inv * mean_gn);
+        for (int j = 0; j < V; ++j) g[j] = fmaf(v[j] - mean, slope, fmaf(g[j] * w[j], inv, shift));
         Packed::store_or_add(a.dx + r * a.dx_stride + p * V, g, a.accumulate);
       }
     }
