@@ -79,7 +79,7 @@ class Packer {
       fail(options_.json_path, ": found no sample to learn from among ", source_.index() + 1,
            ", expected at least one; first: ", report_.messages.front());
     }
-    finish();
+    finish(progress);
     return report_;
   }
 
@@ -115,22 +115,33 @@ class Packer {
     start_part();
   }
 
-  void finish() {
+  void finish(const PackProgressFunction& progress) {
     const std::string skipped_file = options_.output + ".skipped.jsonl";
     const std::string skipped = parts_.skipped() + skipped_lines_;
     if (parts_.count() == 0) {
       writer_->commit(options_.output, attributes(), tokenizer_);
     } else {
       writer_->commit_part();
-      PackWriter whole(parts_.whole_file(), false, options_.compression);
-      for (int64_t part = 0; part < parts_.count(); ++part) whole.append(parts_.file(part));
-      whole.append(parts_.next_file());
-      whole.commit(options_.output, attributes(), tokenizer_);
+      join_parts(progress);
     }
     std::error_code ignored;
     fs::remove(skipped_file, ignored);
     if (!skipped.empty()) write_file_atomic(skipped_file, skipped);
     parts_.remove();
+  }
+
+  void join_parts(const PackProgressFunction& progress) {
+    PackProgress at{source_.index() + 1, 0, 0, "joining parts"};
+    for (int64_t part = 0; part <= parts_.count(); ++part) {
+      at.total_bytes += static_cast<int64_t>(fs::file_size(parts_.file(part)));
+    }
+    PackWriter whole(parts_.whole_file(), false, options_.compression);
+    for (int64_t part = 0; part <= parts_.count(); ++part) {  // the last one is next_file()
+      if (progress) progress(at);
+      whole.append(parts_.file(part));
+      at.bytes += static_cast<int64_t>(fs::file_size(parts_.file(part)));
+    }
+    whole.commit(options_.output, attributes(), tokenizer_);
   }
 
   PackAttributes attributes() const {

@@ -44,8 +44,9 @@ struct PackReport {
 
 struct PackProgress {
   int64_t samples = 0;  // of the JSON so far
-  int64_t bytes = 0;    // of the JSON so far, of `total_bytes`
+  int64_t bytes = 0;    // of the JSON so far, of `total_bytes`; while parts are joined, of their files
   int64_t total_bytes = 0;
+  std::string phase = "packing";  // or "joining parts"
 };
 using PackProgressFunction = std::function<void(const PackProgress&)>;
 

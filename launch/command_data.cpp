@@ -1,9 +1,4 @@
 // matvlm data ...: makes data sets, tokenizers and packs.
-#include <unistd.h>
-
-#include <algorithm>
-#include <chrono>
-#include <cstdio>
 #include <filesystem>
 #include <iostream>
 
@@ -15,6 +10,7 @@
 #include "data/text_source.h"
 #include "launch/cli.h"
 #include "launch/commands.h"
+#include "launch/progress.h"
 #include "launch/template_file.h"
 
 namespace matvlm {
@@ -54,36 +50,6 @@ std::string pack_summary(const PackReport& report) {
   for (const std::string& message : report.messages) text += "\n  " + message;
   return text;
 }
-
-// A line on the terminal, redrawn twice a second; nothing where stderr is no terminal.
-class ProgressBar {
- public:
-  using Clock = std::chrono::steady_clock;
-
-  void show(const PackProgress& at) {
-    const Clock::time_point now = Clock::now();
-    if (!terminal_ || now < next_ || at.total_bytes <= 0) return;
-    if (first_.total_bytes == 0) first_ = at;
-    next_ = now + std::chrono::milliseconds(500);
-    constexpr int kWidth = 30;
-    const double done = static_cast<double>(at.bytes) / static_cast<double>(at.total_bytes);
-    const double seconds = std::chrono::duration<double>(now - start_).count();
-    const double rate = static_cast<double>(at.bytes - first_.bytes) / std::max(seconds, 0.5);
-    const double left = rate > 0 ? static_cast<double>(at.total_bytes - at.bytes) / rate : 0;
-    const std::string bar(static_cast<size_t>(done * kWidth), '#');
-    std::fprintf(stderr, "\rpacking [%-*s] %5.1f %%  %lld samples  %.0f s left \033[K", kWidth, bar.c_str(),
-                 100.0 * done, static_cast<long long>(at.samples), left);
-  }
-  void clear() const {
-    if (terminal_) std::fputs("\r\033[K", stderr);
-  }
-
- private:
-  bool terminal_ = ::isatty(STDERR_FILENO) == 1;
-  Clock::time_point start_ = Clock::now();
-  Clock::time_point next_ = start_;
-  PackProgress first_;  // the first that was shown: an earlier call may have done what is before it
-};
 
 }  // namespace
 
@@ -139,8 +105,8 @@ int run_data_pack(const DataPackArgs& args) {
         args.text.empty() ? "neither --data nor" : "both --data and", " --text, expected one of them");
   const Tokenizer tokenizer = Tokenizer::read_file(args.tokenizer);
   make_parent(args.options.output);
-  ProgressBar bar;
-  const auto progress = [&](const PackProgress& at) { bar.show(at); };
+  ProgressDisplay display;
+  const auto progress = [&](const PackProgress& at) { display.show(at); };
   std::string summary;
   bool skipped_file = false;
   if (args.text.empty()) {
@@ -154,7 +120,7 @@ int run_data_pack(const DataPackArgs& args) {
     summary = text_summary(pack_texts({args.text, o.output, o.max_length, args.end_token, o.skip_bad, o.compression},
                                       tokenizer, progress));
   }
-  bar.clear();
+  display.clear();
   std::cout << args.options.output << ": " << summary << "\n";
   if (skipped_file) std::cout << "all of them: " << args.options.output << ".skipped.jsonl\n";
   return kExitOk;

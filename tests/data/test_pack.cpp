@@ -228,12 +228,13 @@ TEST_F(Pack, AnEndedPackingGoesOn) {
   const std::string skipped = read_file(options_.output + ".skipped.jsonl");
   const PackContent wanted(options_.output);
   options_.part_samples = 2;
-  for (int64_t killed_after = 1; killed_after <= 8; ++killed_after) {
+  for (int64_t killed_after = 1; killed_after <= 9; ++killed_after) {  // 9: while the parts of all 8 are joined
     fs::remove(options_.output);
     const pid_t child = fork();
     if (child == 0) {
       pack_dataset(options_, tokenizer_, [&](const PackProgress& at) {
-        if (at.samples == killed_after) _exit(77);
+        const bool joining = at.phase == "joining parts" && at.bytes > 0;
+        if (killed_after == 9 ? joining : at.samples == killed_after) _exit(77);
       });
       _exit(0);
     }
@@ -242,10 +243,18 @@ TEST_F(Pack, AnEndedPackingGoesOn) {
     ASSERT_EQ(WEXITSTATUS(status), 77);
     EXPECT_FALSE(fs::exists(options_.output));
     int64_t first = 0;
+    std::vector<PackProgress> joining;
     const PackReport report = pack_dataset(options_, tokenizer_, [&](const PackProgress& at) {
       if (first == 0) first = at.samples;
+      if (at.phase != "packing") joining.push_back(at);
     });
-    EXPECT_EQ(report.resumed_samples, (killed_after - 1) / 2 * 2);
+    EXPECT_EQ(report.resumed_samples, std::min<int64_t>(killed_after - 1, 6) / 2 * 2);
+    ASSERT_EQ(joining.size(), 4U);
+    for (size_t part = 0; part < joining.size(); ++part) {
+      EXPECT_EQ(joining[part].samples, 8);
+      EXPECT_TRUE(part == 0 ? joining[part].bytes == 0 : joining[part].bytes > joining[part - 1].bytes);
+      EXPECT_LT(joining[part].bytes, joining[part].total_bytes);
+    }
     EXPECT_EQ(first, report.resumed_samples + 1);
     EXPECT_EQ(report.samples, whole.samples);
     EXPECT_EQ(report.images, whole.images);
