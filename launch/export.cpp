@@ -206,6 +206,7 @@ void copy_side_files(const std::string& folder, const std::string& out) {
 
 void export_student(const RunTensors& tensors, const AtomicDirectory& dir, const ExportOptions& options) {
   write_tensors(dir, student_tensors(tensors, options.dtype.value_or(DType::f32)), tensors, options.shard_bytes);
+  if (!tensors.folder.empty()) copy_side_files(tensors.folder, dir.path());
   write_config(tensors, dir.path());
   write_preprocessor(tensors.config, dir.path());
   write_tokenizer(tensors.tokenizer_file, dir.file("tokenizer.json"));

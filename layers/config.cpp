@@ -112,6 +112,9 @@ Json mamba_json(const ModelConfig& config) {
   Json inner = Json::object();
   inner.set("expand", 1).set("ngroups", text.heads).set("d_state", text.head_dim);
   if (config.mamba.conv_width != 4) inner.set("d_conv", config.mamba.conv_width);  // 4 is the mixer's own default
+  // The published mixer takes its head width from d_state, after it has refused an inner width that its default of 64
+  // does not divide.
+  if (text.heads * text.head_dim % 64 != 0) inner.set("headdim", text.head_dim);
   const bool layer_norm = text.block.norm == NormKind::layer_norm;
   Json json = Json::object();
   json.set("d_model", text.hidden).set("ssm_cfg", inner);

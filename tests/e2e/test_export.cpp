@@ -117,7 +117,7 @@ TEST_F(Export, MambaConfigHasThePublishedFields) {
             (Words{"d_model", "ssm_cfg", "layer_norm_eps", "vocab_size", "d_inner", "d_xb", "intermediate_size",
                    "hidden_act", "n_layer", "attn_layers", "resid_pdrop", "bidirectional", "is_bias"}));
   EXPECT_EQ(mamba.at("attn_layers").dump(), "[1,3]");
-  EXPECT_EQ(mamba.at("ssm_cfg").dump(), R"({"expand":1,"ngroups":4,"d_state":8})");
+  EXPECT_EQ(mamba.at("ssm_cfg").dump(), R"({"expand":1,"ngroups":4,"d_state":8,"headdim":8})");
   EXPECT_EQ(read_model_config(file("student")).mamba.ssm_layers, (std::vector<int64_t>{0, 2}));
 }
 
@@ -127,11 +127,13 @@ TEST_F(Export, ConfigKeepsTheTeachersOtherKeys) {
   Json config = Json::read_file(file("named/config.json"));
   config.set("llm_model_name_or_path", "microsoft/phi-2").set("tokenizer_padding_side", "right");
   write_file_atomic(file("named/config.json"), config.dump(2));
+  write_file_atomic(file("named/tokenizer_config.json"), R"({"tokenizer_class": "CodeGenTokenizerFast"})");
   ASSERT_EQ(distill("named_run", {"teacher.path=named"}).code, 0);
   ASSERT_EQ(run({"export", "named_run", "--out", "named_student"}).code, 0);
   const Json written = Json::read_file(file("named_student/config.json"));
   EXPECT_EQ(written.at("llm_model_name_or_path").as_string(), "microsoft/phi-2");
   EXPECT_EQ(written.at("tokenizer_model_max_length").as_int(), 128);
+  EXPECT_EQ(read_file(file("named_student/tokenizer_config.json")), read_file(file("named/tokenizer_config.json")));
 }
 
 TEST_F(Export, TeacherComesBackByteForByte) {

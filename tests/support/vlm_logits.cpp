@@ -19,11 +19,12 @@ std::vector<float> vlm_logits(Context& ctx, const std::string& dir, const std::v
   TokenRows rows;
   rows.ids = ids;
   rows.cu = {0, static_cast<int64_t>(ids.size())};
-  rows.image_of_row = {0};
+  rows.image_of_row = {image.empty() ? -1 : 0};
   const VisionConfig& vision = *config.vision;
   const SplicedRows spliced = splice_rows(rows, vision.patches(), vision.drop_first_patch, 0, config.text.vocab);
   Graph g(ctx, false);
-  const Var tokens = g.constant(encode_images(ctx, model, image, 1, DType::f32));
+  Var tokens;
+  if (!image.empty()) tokens = g.constant(encode_images(ctx, model, image, 1, DType::f32));
   const Var embedded = run_embedding(g, model.text, tokens, spliced);
   const Tensor h = run_text(g, model.text, embedded, make_pass(ctx, spliced.cu)).value();
   return head_logits(ctx, h, model.text.head.weight.value, model.text.head.bias.value).to_floats(ctx);
