@@ -199,26 +199,21 @@ void bench_norm_variants(const BandwidthTable& bench, const NormShape& s) {
 
 // ---- Of attention. Q, k and v lie in one row; bytes of the rotation are the sectors that it touches.
 
-template <class E>
-void bench_attention_rows(const BandwidthTable& bench, int64_t tokens, int64_t heads, int64_t head_dim) {
+// launch(args) runs the op on q and k of a joined projection.
+template <class E, class Launch>
+void bench_rotary(const BandwidthTable& bench, int64_t tokens, int64_t heads, int64_t head_dim,
+                  const std::string& shape, const Launch& launch) {
   Context& ctx = bench.ctx;
-  constexpr auto kSize = static_cast<int64_t>(sizeof(E));
   constexpr int64_t kRotated = 32;
   const int64_t width = heads * head_dim;
-  const int64_t turned = 2 * tokens * 2 * heads * kRotated * kSize;
-  const int64_t products = 2 * tokens * width * kSize + tokens * heads * 4;
-  const int sets = buffer_sets(std::min(turned, products));
-  std::vector<Tensor> joined, out, grad_out;
-  for (int i = 0; i < sets; ++i) {
-    joined.push_back(random(ctx, {tokens, 3 * width}, kDType<E>));
-    out.push_back(random(ctx, {tokens, width}, kDType<E>));
-    grad_out.push_back(random(ctx, {tokens, width}, kDType<E>));
-  }
+  const int64_t bytes = 2 * tokens * 2 * heads * kRotated * static_cast<int64_t>(sizeof(E));
+  const int sets = buffer_sets(bytes);
+  std::vector<Tensor> joined;
+  for (int i = 0; i < sets; ++i) joined.push_back(random(ctx, {tokens, 3 * width}, kDType<E>));
   std::vector<int32_t> places;
   for (int64_t t = 0; t < tokens; ++t) places.push_back(static_cast<int32_t>(t % 1024));
   const Tensor positions = Tensor::from(ctx, places, {tokens});
-  const std::string shape = cat("T ", tokens, " H ", heads, " P ", head_dim);
-  bench.report("rotary in place", cat(shape, ", q and k, 32 dims"), kDType<E>, turned, sets, [&](int i) {
+  bench.report("rotary in place", shape, kDType<E>, bytes, sets, [&](int i) {
     RotaryArgs<E> a;
     a.tokens = tokens;
     a.heads = 2 * heads;
@@ -228,10 +223,26 @@ void bench_attention_rows(const BandwidthTable& bench, int64_t tokens, int64_t h
     a.positions = positions.data<int32_t>();
     a.x = a.y = joined[static_cast<size_t>(i)].template data<E>();
     a.x_stride = a.y_stride = 3 * width;
-    rotary_cuda(ctx, a);
+    launch(a);
   });
+}
+
+template <class E>
+void bench_attention_rows(const BandwidthTable& bench, int64_t tokens, int64_t heads, int64_t head_dim) {
+  Context& ctx = bench.ctx;
+  const std::string shape = cat("T ", tokens, " H ", heads, " P ", head_dim);
+  bench_rotary<E>(bench, tokens, heads, head_dim, cat(shape, ", q and k, 32 dims"),
+                  [&](const auto& args) { rotary_cuda(ctx, args); });
+  const int64_t width = heads * head_dim;
+  const int64_t bytes = 2 * tokens * width * static_cast<int64_t>(sizeof(E)) + tokens * heads * 4;
+  const int sets = buffer_sets(bytes);
+  std::vector<Tensor> out, grad_out;
+  for (int i = 0; i < sets; ++i) {
+    out.push_back(random(ctx, {tokens, width}, kDType<E>));
+    grad_out.push_back(random(ctx, {tokens, width}, kDType<E>));
+  }
   const Tensor delta = Tensor::zeros(ctx, {heads, tokens}, DType::f32);
-  bench.report("attention delta", shape, kDType<E>, products, sets, [&](int i) {
+  bench.report("attention delta", shape, kDType<E>, bytes, sets, [&](int i) {
     AttentionBackwardArgs<E, float> a;
     a.forward.shape.heads = a.forward.shape.kv_heads = heads;
     a.forward.shape.head_dim = head_dim;
@@ -325,6 +336,9 @@ void bench_step_shapes(const BandwidthTable& bench) {
 void bench_variants(const BandwidthTable& bench) {
   bench_norm_variants(bench, kStepNorm);
   bench_conv_variants(bench, kStepConv);
+  for (const auto& variant : rotary_variants()) {
+    bench_rotary<bf16>(bench, 4096, 32, 80, variant.name, [&](const auto& args) { variant.launch(bench.ctx, args); });
+  }
 }
 
 template <class E>

@@ -5,6 +5,7 @@
 
 #include "autograd/ops/conv1d.h"
 #include "autograd/ops/gated_rms_norm.h"
+#include "autograd/ops/rotary.h"
 #include "core/dtype.h"
 
 namespace matvlm {
@@ -22,5 +23,8 @@ std::vector<MixerVariant<GatedRmsNormArgs<bf16, float>>> norm_backward_variants(
 // Channels of a thread, stages of the feed, blocks of a multiprocessor; backward also warps of a block. 4 taps.
 std::vector<MixerVariant<Conv1dArgs<bf16, float>>> conv_forward_variants();
 std::vector<MixerVariant<Conv1dArgs<bf16, float>>> conv_backward_variants();
+
+// Rows of threads, tokens of a thread.
+std::vector<MixerVariant<RotaryArgs<bf16>>> rotary_variants();
 
 }  // namespace matvlm
