@@ -7,40 +7,42 @@
 
 namespace matvlm {
 
-// For blocks of kSumColumns x kSumRows threads: the sum of partial[i, column] over
-// i < tiles, in an order that depends on `tiles` alone. Every thread of the block calls it; those with threadIdx.y == 0
-// get the sum. A column past the end is allowed (0).
 constexpr int kSumColumns = 32;
-constexpr int kSumRows = 16;
 
-__device__ inline float sum_tiles(const float* partial, int64_t tiles, int64_t columns, int64_t column) {
-  __shared__ float sums[kSumRows][kSumColumns];
+// For blocks of kSumColumns x kRows threads: the sum of partial[i, column] over i < tiles, in an order that depends on
+// `tiles` alone. Every thread of the block calls it; those with threadIdx.y == 0 get the sum. A column past the end is
+// allowed (0). kRows: many where columns are few, so that no thread adds up more than it can ask for at once.
+template <int kRows>
+__device__ float sum_tiles(const float* partial, int64_t tiles, int64_t columns, int64_t column) {
+  __shared__ float sums[kRows][kSumColumns];
   float sum = 0.0F;
   if (column < columns) {
 #pragma unroll 4
-    for (int64_t i = threadIdx.y; i < tiles; i += kSumRows) sum += partial[i * columns + column];
+    for (int64_t i = threadIdx.y; i < tiles; i += kRows) sum += partial[i * columns + column];
   }
   sums[threadIdx.y][threadIdx.x] = sum;
   __syncthreads();
   float total = 0.0F;
 #pragma unroll
-  for (int i = 0; i < kSumRows; ++i) total += sums[i][threadIdx.x];
+  for (int i = 0; i < kRows; ++i) total += sums[i][threadIdx.x];
   return total;
 }
 
 inline unsigned sum_blocks(int64_t columns) { return static_cast<unsigned>((columns + kSumColumns - 1) / kSumColumns); }
 
-static __global__ void __launch_bounds__(kSumColumns* kSumRows)
+constexpr int kFewColumnsRows = 16;
+
+static __global__ void __launch_bounds__(kSumColumns* kFewColumnsRows)
     column_sums_kernel(const float* partial, int64_t tiles, int64_t columns, float* sums) {
   const int64_t column = static_cast<int64_t>(blockIdx.x) * kSumColumns + threadIdx.x;
-  const float sum = sum_tiles(partial, tiles, columns, column);
+  const float sum = sum_tiles<kFewColumnsRows>(partial, tiles, columns, column);
   if (threadIdx.y == 0 && column < columns) sums[column] += sum;
 }
 
-// sums [columns] += the sum over tiles of partial [tiles, columns].
+// Of a few thousand columns: sums [columns] += the sum over tiles of partial [tiles, columns].
 inline void add_column_sums(Context& ctx, const float* partial, int64_t tiles, int64_t columns, float* sums) {
-  column_sums_kernel<<<sum_blocks(columns), dim3(kSumColumns, kSumRows), 0, cuda_stream(ctx)>>>(partial, tiles, columns,
-                                                                                                sums);
+  column_sums_kernel<<<sum_blocks(columns), dim3(kSumColumns, kFewColumnsRows), 0, cuda_stream(ctx)>>>(partial, tiles,
+                                                                                                       columns, sums);
   MATVLM_LAUNCH_CHECK();
 }
 

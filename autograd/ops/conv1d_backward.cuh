@@ -164,11 +164,13 @@ __global__ void __launch_bounds__(kWarp* Plan::kWarps, Plan::kBlocks)
   }
 }
 
+constexpr int kWeightSumRows = 4;  // there are thousands of channels, W+1 sums of each
+
 // Adds the sums over tiles of partial [tiles, W+1, C] to dweight [C, W] and dbias [C].
 static __global__ void weight_gradient_kernel(const float* partial, int64_t tiles, int64_t channels, int64_t width,
                                               float* dweight, float* dbias) {
   const int64_t column = static_cast<int64_t>(blockIdx.x) * kSumColumns + threadIdx.x;
-  const float sum = sum_tiles(partial, tiles, (width + 1) * channels, column);
+  const float sum = sum_tiles<kWeightSumRows>(partial, tiles, (width + 1) * channels, column);
   const int64_t w = column / channels;
   const int64_t c = column % channels;
   if (threadIdx.y != 0 || w > width) return;
@@ -193,7 +195,7 @@ void launch_backward(Context& ctx, const Conv1dArgs<E, float>& a) {
   kernel<<<tiles * columns, dim3(kWarp, Plan::kWarps), 0, cuda_stream(ctx)>>>(a, columns, tokens, sums_of_tiles);
   MATVLM_LAUNCH_CHECK();
   if (!weights) return;
-  weight_gradient_kernel<<<sum_blocks(sums), dim3(kSumColumns, kSumRows), 0, cuda_stream(ctx)>>>(
+  weight_gradient_kernel<<<sum_blocks(sums), dim3(kSumColumns, kWeightSumRows), 0, cuda_stream(ctx)>>>(
       sums_of_tiles, tiles, a.channels, W, a.dweight, a.dbias);
   MATVLM_LAUNCH_CHECK();
 }
