@@ -1,7 +1,7 @@
 // Row kernel of head_loss for sm_90 and the recipe that most runs have, KL(teacher || student) alone: what
-// head_loss_cluster.cu does, with one exponential a logit. A thread keeps exp(x - maximum of its block) of both rows
-// and the difference of the logits; both probabilities are then products with factors of the row, and the log ratio a
-// difference with its shift.
+// head_loss_cluster.cu does, with one exponential a logit; label losses are only counted. A thread keeps exp(x -
+// maximum of its block) of both rows and the difference of the logits; both probabilities are then products with
+// factors of the row, and the log ratio a difference with its shift.
 #include "autograd/ops/head_loss_cluster.cuh"
 
 namespace matvlm {
@@ -90,20 +90,8 @@ __global__ void __launch_bounds__(kThreads, 2) head_rows_kl_kernel(HeadRows<floa
 #pragma unroll
   for (int i = 0; i < kPacks; ++i) Pack<float, kWidth>::load_if(valid(i), a.teacher + place(i)).unpack(t[i]);
   const double weight = a.logit_coefficient[r];
-  if (weight == 0) {  // of all blocks of the cluster: none has written to another
-    if (a.grad != nullptr) {
-      const float zeros[kWidth] = {};
-#pragma unroll
-      for (int i = 0; i < kPacks; ++i) {
-        if (valid(i)) Pack<G, kWidth>::pack(zeros).store(a.grad + place(i));
-      }
-    }
-    if (rank == 0 && thread == 0) {
-      a.logit_loss[r] = a.ce_loss[r] = 0;
-      a.agree[r] = a.correct[r] = 0;
-    }
-    return;
-  }
+  const bool logit = weight != 0;
+  const int32_t target = a.ce_coefficient == nullptr || a.ce_coefficient[r] == 0 ? -1 : a.target[r];
   cluster_arrive();  // this block has started: the others wait for that where they first write to its memory
   if (thread < 2) parts.index[thread] = INT32_MAX;
 
@@ -177,6 +165,8 @@ __global__ void __launch_bounds__(kThreads, 2) head_rows_kl_kernel(HeadRows<floa
       store_remote(remote_address(&exchange.teacher[rank], to), Softmax{top[1], parts.index[1], 0.0F, block_t});
     }
   }
+  // Read before any block writes its part of the gradient, which may lie there.
+  const float target_logit = target < 0 ? 0.0F : a.student[r * a.vocab + target];
   cluster_sync();
   const auto inverse = static_cast<float>(1.0 / a.temperature);
   const Softmax soft_s = join(exchange.student, inverse);
@@ -198,7 +188,7 @@ __global__ void __launch_bounds__(kThreads, 2) head_rows_kl_kernel(HeadRows<floa
       const float q = __fmul_rn(s[i][j], factor_s);
       const float p = __fmul_rn(t[i][j], factor_t);
       sum += kl_element(p, q, __fsub_rn(__fmul_rn(difference[i][j] - between, inverse), shift));
-      g[j] = coefficient * __fsub_rn(q, p);
+      g[j] = logit ? coefficient * __fsub_rn(q, p) : 0.0F;
     }
     if (a.grad != nullptr) Pack<G, kWidth>::pack(g).store(a.grad + place(i));
   }
@@ -213,10 +203,10 @@ __global__ void __launch_bounds__(kThreads, 2) head_rows_kl_kernel(HeadRows<floa
   if (rank != 0) return;
   cluster_wait();
   if (thread != 0) return;
-  a.logit_loss[r] = a.temperature * a.temperature * in_order(exchange.loss);
-  a.ce_loss[r] = 0;
-  a.agree[r] = soft_s.index == soft_t.index ? 1 : 0;
-  a.correct[r] = 0;
+  a.logit_loss[r] = logit ? a.temperature * a.temperature * in_order(exchange.loss) : 0.0;
+  a.ce_loss[r] = target < 0 ? 0.0 : static_cast<double>(logf(soft_s.sum_tau)) - (target_logit - soft_s.max);
+  a.agree[r] = logit && soft_s.index == soft_t.index ? 1 : 0;
+  a.correct[r] = target >= 0 && soft_s.index == target ? 1 : 0;
 #endif
 }
 
@@ -224,7 +214,9 @@ __global__ void __launch_bounds__(kThreads, 2) head_rows_kl_kernel(HeadRows<floa
 
 template <class G>
 bool head_rows_kl(Context& ctx, const HeadRows<float, G>& a) {
-  if (a.ce_coefficient != nullptr || a.vocab > kMaxVocab) return false;
+  // Label losses take the student's sum, which is that of temperature 1 then.
+  const bool only_counts = a.ce_coefficient == nullptr || (a.ce_scale == 0 && a.temperature == 1);
+  if (!only_counts || a.vocab > kMaxVocab) return false;
   launch_rows(ctx, head_rows_kl_kernel<G>, cluster_threads<kPacks>(a.vocab), a);
   return true;
 }

@@ -63,8 +63,8 @@ constexpr bool kIsDistribution = kKind == LogitKind::kl || kKind == LogitKind::r
 template <class G>
 bool head_rows_cluster(Context& ctx, const HeadRows<float, G>& a);
 
-// head_loss_kl.cu: the same for kl alone, in a third of the instructions. False where there are label losses or the
-// vocabulary is larger than it takes; called with what head_rows_cluster takes.
+// head_loss_kl.cu: the same for kl alone, in half of the instructions. False where label losses have a gradient (or
+// another temperature) or the vocabulary is larger than it takes; called with what head_rows_cluster takes.
 template <class G>
 bool head_rows_kl(Context& ctx, const HeadRows<float, G>& a);
 

@@ -1,8 +1,5 @@
 // Row kernel of layer_loss: one block per row, 16 bytes a load where the rows allow it, sums in float64.
 #include "autograd/ops/layer_loss.h"
-
-#include <type_traits>
-
 #include "autograd/ops/loss_block.cuh"
 #include "autograd/ops/pack.cuh"
 #include "core/cuda_context.h"
@@ -95,18 +92,12 @@ __global__ void __launch_bounds__(kThreads) layer_rows_kernel(LayerRows<S> a, do
   }
   if (loss != nullptr && threadIdx.x == 0) loss[r] = value;
   if (grad == nullptr) return;
-  const auto factor32 = static_cast<float>(factor);
-  const auto beyond32 = static_cast<float>(along - 1);  // along = 1 + beyond, rounded where it is small
   for_each_pair<S, V>(s_row, t_row, a.width, [&](int64_t i, const float(&s)[V], const float(&t)[V]) {
     float g[V];
 #pragma unroll
     for (int j = 0; j < V; ++j) {
-      if constexpr (std::is_same_v<S, float>) {
-        const double difference = along * static_cast<double>(s[j]) - static_cast<double>(t[j]);
-        g[j] = static_cast<float>(factor * difference);
-      } else {  // float32 is beyond what is stored, and conversions to float64 take longer than the memory
-        g[j] = factor32 * fmaf(beyond32, s[j], s[j] - t[j]);
-      }
+      const double difference = along * static_cast<double>(s[j]) - static_cast<double>(t[j]);
+      g[j] = static_cast<float>(factor * difference);
     }
     Pack<S, V>::pack(g).store(grad + i);
   });

@@ -39,6 +39,7 @@ struct Case {
   int64_t scratch_bytes = 64LL << 20;
   bool strided = false;  // hidden states are a column range
   bool bias = true;
+  double ce_scale = kCeScale;
   int64_t tokens() const {
     int64_t n = 0;
     for (const int64_t l : lengths) n += l;
@@ -136,6 +137,21 @@ inline std::vector<Case> kernel_cases(const std::vector<int64_t>& vocabs) {
       out.push_back(c);
     }
   }
+  // The kernel of kl alone, with and without labels to count. 5000 logits are shared out with a rest.
+  for (const int64_t vocab : vocabs) {
+    Case c;
+    c.kind = LogitKind::kl;
+    c.lengths = {2, 0, 1};
+    c.vocab = std::min<int64_t>(vocab, 5000);
+    c.name = cat("kl alone, V ", c.vocab);
+    c.tau = 2.0;
+    out.push_back(c);
+    c.name = cat("kl, labels counted, V ", c.vocab);
+    c.tau = 1.0;
+    c.ce = true;
+    c.ce_scale = 0;
+    out.push_back(c);
+  }
   return out;
 }
 
@@ -201,7 +217,7 @@ inline Outcome oracle(const Case& c, const Values& v) {
   a.segment_norm = c.segment_norm;
   a.temperature = c.tau;
   a.logit_scale = kLogitScale;
-  a.ce_scale = kCeScale;
+  a.ce_scale = c.ce_scale;
   a.student = s.data();
   a.teacher = t.data();
   a.logit_coefficient = c.kind == LogitKind::none ? nullptr : coefficient.data();
@@ -240,7 +256,7 @@ inline Outcome oracle(const Case& c, const Values& v) {
     a.logit_coefficient = coefficient.data();
     head_rows_cpu(a);
   }
-  out.loss = kLogitScale * out.logit_term + kCeScale * out.ce_term;
+  out.loss = kLogitScale * out.logit_term + c.ce_scale * out.ce_term;
   out.dhidden.resize(v.student.size());
   gemm_cpu<double>(false, false, n, c.width, c.vocab, 1.0, grad.data(), c.vocab, v.weight.data(), c.width, 0.0,
                    out.dhidden.data(), c.width);
@@ -269,7 +285,7 @@ inline HeadLossSpec make_spec(const Case& c) {
   spec.temperature = c.tau;
   spec.segment_norm = c.segment_norm;
   spec.logit_scale = kLogitScale;
-  spec.ce_scale = kCeScale;
+  spec.ce_scale = c.ce_scale;
   spec.scratch_bytes = c.scratch_bytes;
   return spec;
 }
