@@ -20,7 +20,7 @@ constexpr int kGroups = 2;                                        // computing w
 constexpr int kRows = 64 * kGroups, kColumns = 256, kDepth = 64;  // a tile; one step of its sums
 constexpr int kBox = 64;                                          // columns of a block in shared memory, 128 bytes
 constexpr int kBoxes = kColumns / kBox;
-constexpr int kStages = 3;
+constexpr int kStages = 4;
 constexpr int kThreads = 128 * (kGroups + 1);
 constexpr unsigned kBoxBytes = kBox * kBox * 2;
 
@@ -28,7 +28,11 @@ using OperandA = hopper::Operand<kRows, 128>;
 using OperandB = hopper::Operand<kDepth, 128>;
 
 struct Product {
-  CUtensorMap dy, w, pre, dx;
+  CUtensorMap dy, w;
+  const bf16* pre = nullptr;
+  bf16* dx = nullptr;
+  int64_t pre_stride = 0, dx_stride = 0;
+  int rows = 0, columns = 0;
   int row_pairs = 0;  // pairs of tiles below each other
   int items = 0;      // of them, over all columns
   int steps = 0;      // of kDepth
@@ -37,9 +41,7 @@ struct Product {
 struct Shared {
   alignas(1024) unsigned char a[kStages][kRows * kDepth * 2];
   alignas(1024) unsigned char b[kStages][kBoxes * kBoxBytes];
-  alignas(1024) unsigned char pre[kGroups][kBoxes][kBoxBytes];  // then dx
   alignas(8) uint64_t full[kStages], empty[kStages];
-  uint64_t pre_full, pre_empty;
 };
 
 #ifdef MATVLM_SM90A
@@ -66,17 +68,6 @@ __device__ void copy_box_to_all(unsigned to, const CUtensorMap& map, unsigned ba
       "l"(reinterpret_cast<uint64_t>(&map)), "r"(barrier), "r"(column), "r"(0), "r"(row), "h"(kAll)
       : "memory");
 }
-__device__ void store_box(const CUtensorMap& map, unsigned from, int column, int row) {
-  asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(
-                   reinterpret_cast<uint64_t>(&map)),
-               "r"(from), "r"(column), "r"(0), "r"(row)
-               : "memory");
-}
-__device__ void store_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
-// Until the stores of this thread have read what they store.
-__device__ void store_wait_read() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
-__device__ void store_wait() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
-
 // gelu_tanh'(x) = s + x s (1 - s) u', s = 1 / (1 + exp(-u)), u = 2 sqrt(2 / pi) (x + 0.044715 x^3).
 __device__ float gelu_slope(float x) {
   constexpr float kU = 1.5957691216F, kU3 = 0.0713548163F, kLog2E = 1.44269504F;
@@ -89,7 +80,6 @@ __device__ float gelu_slope(float x) {
 
 __device__ void produce(const Product& p, Shared& shared, int rank, int first, int stride) {
   hopper::Ring<kStages> ring;
-  unsigned pre_parity = 0;
   for (int number = first; number < p.items; number += stride) {
     const Item item(p, number, rank);
     for (int step = 0; step < p.steps; ++step) {
@@ -104,17 +94,6 @@ __device__ void produce(const Product& p, Shared& shared, int rank, int first, i
                         item.column + box * kBox, step * kDepth);
       }
       ring.next();
-      // The computing threads give up the previous tile at their first step.
-      if (step != min(2, p.steps - 1)) continue;
-      hopper::barrier_wait(shared_of(&shared.pre_empty), pre_parity ^ 1);
-      pre_parity ^= 1;
-      hopper::barrier_expect(shared_of(&shared.pre_full), sizeof(shared.pre));
-      for (int group = 0; group < kGroups; ++group) {
-        for (int box = 0; box < kBoxes; ++box) {
-          hopper::copy_box(shared_of(shared.pre[group][box]), p.pre, shared_of(&shared.pre_full),
-                           item.column + box * kBox, 0, item.row + group * 64);
-        }
-      }
     }
   }
 }
@@ -130,19 +109,12 @@ class Consumer {
         warp_(static_cast<int>(threadIdx.x) % 128 / 32) {}
 
   __device__ void run(int first, int stride) {
-    float sums[kColumns / 2];
-    unsigned pre_parity = 0;
-    for (int number = first; number < p_.items; number += stride) {
-      multiply(sums, number != first);
-      hopper::barrier_wait(shared_of(&s_.pre_full), pre_parity);
-      pre_parity ^= 1;
-      finish(sums, Item(p_, number, rank_));
-    }
-    if (leads()) store_wait();
+    for (int number = first; number < p_.items; number += stride) tile(Item(p_, number, rank_));
   }
 
  private:
-  __device__ bool leads() const { return warp_ == 0 && lane_ == 0; }
+  // A thread's pieces of 8 columns of two rows: piece lane % 4 of every 32 columns.
+  static constexpr int kPieces = kColumns / 32;
 
   // Both blocks of the cluster write to the stage again.
   __device__ void release(unsigned stage) {
@@ -152,7 +124,8 @@ class Consumer {
     }
   }
 
-  __device__ void multiply(float (&sums)[kColumns / 2], bool stored) {
+  __device__ void tile(const Item& item) {
+    float sums[kColumns / 2];
     unsigned before = 0;
     for (int step = 0; step < p_.steps; ++step) {
       hopper::barrier_wait(shared_of(&s_.full[ring_.stage]), ring_.parity);
@@ -169,42 +142,62 @@ class Consumer {
         hopper::wgmma_wait<1>();
         hopper::pin(sums);
         release(before);
-      } else if (stored && leads()) {
-        store_wait_read();
-        hopper::barrier_arrive(shared_of(&s_.pre_empty));
       }
       before = ring_.stage;
       ring_.next();
     }
+    uint4 pre[kPieces][2];
+    load(item, pre);  // on its way while the last products run
     hopper::wgmma_wait<0>();
     hopper::pin(sums);
     release(before);
+    finish(item, sums, pre);
   }
 
-  __device__ void finish(const float (&sums)[kColumns / 2], const Item& item) {
-    // A thread's words of the fragment (mma.cuh): rows lane / 4 and 8 below, in the permuted order of the copy engine.
-    const unsigned row = static_cast<unsigned>(warp_ * 16 + lane_ / 4);
-    const unsigned base = shared_of(s_.pre[group_]) + row * 128 + static_cast<unsigned>(lane_ % 4) * 4;
+  // Row of the tile and column of its piece, see mma.cuh for the rows of a fragment.
+  __device__ int row_of(const Item& item, int half) const {
+    return item.row + group_ * 64 + warp_ * 16 + lane_ / 4 + 8 * half;
+  }
+  __device__ int column_of(const Item& item, int piece) const { return item.column + 32 * piece + lane_ % 4 * 8; }
+
+  __device__ void load(const Item& item, uint4 (&pre)[kPieces][2]) const {
 #pragma unroll
-    for (int n = 0; n < kColumns / 8; ++n) {
-      const unsigned piece = (static_cast<unsigned>(n) % 8) ^ (row % 8);
+    for (int half = 0; half < 2; ++half) {
+      const int row = row_of(item, half);
+      const bf16* from = p_.pre + row * p_.pre_stride;
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const unsigned address = base + static_cast<unsigned>(n / 8) * kBoxBytes + piece * 16 + half * 8 * 128;
-        unsigned word;
-        asm volatile("ld.shared.b32 %0, [%1];" : "=r"(word) : "r"(address));
-        const float low = sums[4 * n + 2 * half] * gelu_slope(__uint_as_float(word << 16));
-        const float high = sums[4 * n + 2 * half + 1] * gelu_slope(__uint_as_float(word & 0xffff0000U));
-        asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(mma::pack(low, high)) : "memory");
+      for (int piece = 0; piece < kPieces; ++piece) {
+        const int column = column_of(item, piece);
+        pre[piece][half] = make_uint4(0, 0, 0, 0);
+        if (row < p_.rows && column < p_.columns) pre[piece][half] = *reinterpret_cast<const uint4*>(from + column);
       }
     }
-    hopper::async_proxy_fence();
-    hopper::named_sync(1 + static_cast<unsigned>(group_), 128);
-    if (!leads()) return;
-    for (int box = 0; box < kBoxes; ++box) {
-      store_box(p_.dx, shared_of(s_.pre[group_][box]), item.column + box * kBox, item.row + group_ * 64);
+  }
+
+  __device__ void finish(const Item& item, const float (&sums)[kColumns / 2], const uint4 (&pre)[kPieces][2]) const {
+    const int lane = lane_ % 4;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = row_of(item, half);
+      bf16* to = p_.dx + row * p_.dx_stride;
+#pragma unroll
+      for (int piece = 0; piece < kPieces; ++piece) {
+        const uint4& x = pre[piece][half];
+        unsigned words[4] = {x.x, x.y, x.z, x.w};
+        hopper::transpose_words(words, lane);  // now those of the fragment
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const float* sum = sums + 4 * (4 * piece + i) + 2 * half;
+          words[i] = mma::pack(sum[0] * gelu_slope(__uint_as_float(words[i] << 16)),
+                               sum[1] * gelu_slope(__uint_as_float(words[i] & 0xffff0000U)));
+        }
+        hopper::transpose_words(words, lane);
+        const int column = column_of(item, piece);
+        if (row < p_.rows && column < p_.columns) {
+          *reinterpret_cast<uint4*>(to + column) = make_uint4(words[0], words[1], words[2], words[3]);
+        }
+      }
     }
-    store_commit();
   }
 
   const Product& p_;
@@ -223,14 +216,10 @@ __global__ void __launch_bounds__(kThreads, 1) gelu_gradient_kernel(const __grid
     if (mma::shared_address(gelu_gradient_shared) % 1024 != 0) __trap();  // the swizzles count from there
     hopper::prefetch_map(p.dy);
     hopper::prefetch_map(p.w);
-    hopper::prefetch_map(p.pre);
-    hopper::prefetch_map(p.dx);
     for (int i = 0; i < kStages; ++i) {
       hopper::barrier_init(shared_of(&shared.full[i]), 1);
       hopper::barrier_init(shared_of(&shared.empty[i]), kCluster * kGroups * 4);
     }
-    hopper::barrier_init(shared_of(&shared.pre_full), 1);
-    hopper::barrier_init(shared_of(&shared.pre_empty), kGroups);
     hopper::barrier_init_fence();
   }
   hopper::cluster_sync();  // the other block's barriers are ready, too
@@ -283,8 +272,12 @@ bool gelu_gradient_product(Context& ctx, const Tensor& dy, const Tensor& w, cons
   Product p;
   p.dy = matrix_map(dy, kRows);
   p.w = matrix_map(w, kDepth);
-  p.pre = matrix_map(pre, 64);
-  p.dx = matrix_map(dx, 64);
+  p.pre = pre.data<bf16>();
+  p.dx = dx.data<bf16>();
+  p.pre_stride = pre.row_stride();
+  p.dx_stride = dx.row_stride();
+  p.rows = static_cast<int>(dx.rows());
+  p.columns = static_cast<int>(dx.cols());
   p.row_pairs = static_cast<int>((dx.rows() + kCluster * kRows - 1) / (kCluster * kRows));
   p.items = p.row_pairs * static_cast<int>((dx.cols() + kColumns - 1) / kColumns);
   p.steps = static_cast<int>((dy.cols() + kDepth - 1) / kDepth);

@@ -104,6 +104,22 @@ __device__ inline void register_budget_lower() {
 // operands) can live in uniform registers.
 __device__ inline int uniform(int x) { return __shfl_sync(0xffffffffU, x, 0); }
 
+// ---- fragments ----
+
+// Word j of the lane i of four lanes <- word i of its lane j.
+__device__ inline void transpose_words(unsigned (&w)[4], int lane) {
+#pragma unroll
+  for (int step = 1; step <= 2; step *= 2) {
+    const bool upper = (lane & step) != 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if ((i & step) != 0) continue;
+      const unsigned got = __shfl_xor_sync(0xffffffffU, upper ? w[i] : w[i + step], step);
+      (upper ? w[i] : w[i + step]) = got;
+    }
+  }
+}
+
 // ---- wgmma ----
 
 __device__ inline void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
@@ -163,14 +179,14 @@ struct Operand {
 #define MATVLM_D48 MATVLM_D40 ",%40,%41,%42,%43,%44,%45,%46,%47"
 #define MATVLM_D56 MATVLM_D48 ",%48,%49,%50,%51,%52,%53,%54,%55"
 #define MATVLM_D64 MATVLM_D56 ",%56,%57,%58,%59,%60,%61,%62,%63"
-#define MATVLM_D96                                                                                            \
-  MATVLM_D64                                                                                                  \
-      ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88," \
-      "%89,%90,%91,%92,%93,%94,%95"
-#define MATVLM_D128                                                                                            \
-  MATVLM_D96                                                                                                   \
-      ",%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,%112,%113,%114,%115,%116," \
-      "%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
+#define MATVLM_D96                                                                                        \
+  MATVLM_D64                                                                                              \
+  ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88," \
+  "%89,%90,%91,%92,%93,%94,%95"
+#define MATVLM_D128                                                                                        \
+  MATVLM_D96                                                                                               \
+  ",%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,%112,%113,%114,%115,%116," \
+  "%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
 #define MATVLM_O8(d, i)                                                                                       \
   "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), \
       "+f"(d[i + 7])
