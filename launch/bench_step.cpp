@@ -207,11 +207,18 @@ void StepBench::run_graphs(const Trainer::Setup& setup, const std::vector<MicroB
 BenchResult StepBench::run(const RunConfig& config, const BenchShape& shape, int64_t updates) {
   Context& ctx = runtime_.ctx();
   Comm& host = runtime_.host();
-  Trainer::Setup setup = trainer_setup(runtime_, config, models_);
+  MemoryRequest request = memory_request(config, &models_.teacher->config, models_.config, student_);
+  request.device = ctx.device().type;
+  request.offload = offload_;
+  request.batch = shape.batch;
+  request.length = shape.length;
+  request.recompute = choose_recompute(config, request);
+  Trainer::Setup setup = trainer_setup(runtime_, config, models_, request.recompute);
   setup.models.max_length = 0;
   const std::vector<MicroBatch> batches = {make_batch(shape)};
   BenchResult out;
   out.shape = shape;
+  out.recompute = request.recompute;
   out.images = batches.front().n_images;
   ctx.allocator()->release_cached();
   ctx.allocator()->reset_peak();
@@ -227,12 +234,7 @@ BenchResult StepBench::run(const RunConfig& config, const BenchShape& shape, int
           {out.ms, out.plain_ms, out.comm_ms, static_cast<double>(memory.peak), static_cast<double>(memory.reserved)},
           {&out.ms, &out.plain_ms, &out.comm_ms, &peak, &reserved});
   out.peak_bytes = static_cast<int64_t>(peak);
-  MemoryRequest request = memory_request(config, &models_.teacher->config, models_.config, student_);
-  request.device = ctx.device().type;
-  request.offload = offload_;
-  request.batch = shape.batch;
-  request.length = shape.length;
-  out.predicted_bytes = plan_memory(request).peak;
+  out.predicted = plan_memory(request);
   out.reserved_bytes = static_cast<int64_t>(reserved);
   out.tokens_per_second = static_cast<double>(samples * shape.length) / out.ms * 1e3;
   out.flops = step_flops(models_.config, student_, config.loss, {shape.batch, shape.length, out.images});

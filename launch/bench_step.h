@@ -27,6 +27,7 @@ BenchShape parse_bench_shape(const std::string& text);
 // All ranks carry the same numbers, but for the parts, which are their own.
 struct BenchResult {
   BenchShape shape;  // recompute filled in
+  RecomputeSpec recompute;
   int64_t images = 0;
   double ms = 0;                 // of an update, median; the slowest rank's
   bool graphs = false;           // whether that is of steps launched as CUDA graphs, which have no parts
@@ -36,10 +37,10 @@ struct BenchResult {
   StepFlops flops;               // of one rank
   double comm_ms = 0;            // the sum over ranks by itself, 0 on one rank
   int64_t comm_bytes = 0;
-  int64_t peak_bytes = 0;       // live, the fullest rank's
-  int64_t predicted_bytes = 0;  // as plan_memory says it
-  int64_t reserved_bytes = 0;   // taken from the device
-  double loss = 0;              // of the last update
+  int64_t peak_bytes = 0;      // live, the fullest rank's
+  int64_t reserved_bytes = 0;  // taken from the device
+  MemoryPlan predicted;
+  double loss = 0;  // of the last update
 
   double tflops() const { return flops.total() / ms / 1e9; }  // of one rank
   // Share of the communication that ran beside backward, 0 to 1.

@@ -40,14 +40,16 @@ void line(const std::string& name, const std::string& value) {
 }
 
 // What one rank needs, by a step that is counted but not run.
-void print_memory(const MemoryRequest& request) {
+void print_memory(const RunConfig& run, MemoryRequest request) {
+  request.recompute = choose_recompute(run, request);
+  line("recompute", recompute_text(request.recompute, request.student.text.layers));
   const MemoryPlan plan = plan_memory(request);
   line("memory: frozen weights", memory_text(plan.frozen));
   line("memory: trained weights", memory_text(plan.trained));
   line("memory: activations", cat(memory_text(plan.activations), " (", request.batch, " rows of ", request.length,
                                   " positions, ", request.device == DeviceType::cuda ? "GPU" : "CPU", ")"));
   line("memory: workspace", memory_text(plan.workspace));
-  line("memory: one rank", memory_text(plan.peak));
+  line("memory: one rank", cat(memory_text(plan.peak), ", ", memory_text(plan.reserved), " taken from the device"));
   const std::vector<MemoryChoice> choices = memory_choices(request);
   const size_t half = choices.size() / 2;  // the second half: the same with the optimizer's state on the CPU
   for (size_t i = 0; i < half; ++i) {
@@ -95,7 +97,7 @@ int run_check(Process& process, const CheckArgs& args) {
   line("updates", cat((run.schedule.total + run.batch.size - 1) / run.batch.size, " of ", run.batch.size, " samples"));
   line("rows a rank and update",
        cat((run.batch.size + args.ranks - 1) / args.ranks, " in micro-batches of ", run.batch.micro));
-  print_memory(memory_request(run, teacher ? &*teacher : nullptr, config, student));
+  print_memory(run, memory_request(run, teacher ? &*teacher : nullptr, config, student));
   return 0;
 }
 

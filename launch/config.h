@@ -67,9 +67,17 @@ struct BatchSection {
   int64_t micro = 1;  // samples of a forward pass of one rank
 };
 
+// In how many of the language model's layers: a number, all, or as few as the memory allows.
+struct RecomputeLayers {
+  enum class Kind { all, automatic, number };
+  Kind kind = Kind::all;
+  int64_t number = 0;
+};
+
 struct TrainSection {
   Recompute recompute = Recompute::none;
-  int64_t recompute_every = 1;  // layers
+  int64_t recompute_every = 1;       // layers
+  RecomputeLayers recompute_layers;  // resolved by choose_recompute()
   GraphUse cuda_graph = GraphUse::automatic;
   int64_t log_every = 1;           // updates
   int64_t eval_every = 0;          // updates; 0 = never

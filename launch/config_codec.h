@@ -75,7 +75,8 @@ concept NamedEnum = requires {
 // What a value of the type must be, for messages.
 inline std::string expected_text(const std::string&, const Range&) { return "a text"; }
 inline std::string expected_text(const bool&, const Range&) { return "true or false"; }
-inline std::string expected_text(const ByteSize&, const Range&) { return "a size like 22GiB, 512MiB or 1073741824"; }
+inline std::string expected_text(const ByteSize&, const Range&) { return "a size like 22GiB, 14.5GiB or 1073741824"; }
+inline std::string expected_text(const RecomputeLayers&, const Range&) { return "all, auto or a number of layers"; }
 inline std::string expected_text(const int64_t&, const Range& range) { return "a whole number" + range.text(); }
 inline std::string expected_text(const double&, const Range& range) { return "a number" + range.text(); }
 inline std::string expected_text(const std::vector<int64_t>&, const Range& range) {
@@ -116,17 +117,28 @@ inline constexpr std::pair<std::string_view, int> kByteUnits[] = {
     {"TiB", 40}, {"GiB", 30}, {"MiB", 20}, {"KiB", 10}, {"", 0}};
 inline bool read_value(const YamlNode& node, const Range&, ByteSize& out) {
   if (node.kind != YamlNode::Kind::scalar) return false;
-  int64_t number = 0;
   const char* end = node.text.data() + node.text.size();
-  const auto [stop, error] = std::from_chars(node.text.data(), end, number);
-  if (error != std::errc() || number < 0) return false;
+  double number = 0;
+  const auto [stop, error] = std::from_chars(node.text.data(), end, number, std::chars_format::fixed);
+  if (error != std::errc() || !(number >= 0)) return false;
   for (const auto& [unit, shift] : kByteUnits) {
     if (std::string_view(stop, static_cast<size_t>(end - stop)) != unit) continue;
-    if (number > (std::numeric_limits<int64_t>::max() >> shift)) return false;
-    out.bytes = number << shift;
+    const double bytes = std::ldexp(number, shift);
+    if (bytes > 0x1p53 || (shift == 0 && bytes != std::floor(bytes))) return false;  // exact up to there, 8 PiB
+    out.bytes = static_cast<int64_t>(bytes);
     return true;
   }
   return false;
+}
+inline bool read_value(const YamlNode& node, const Range&, RecomputeLayers& out) {
+  if (node.kind != YamlNode::Kind::scalar) return false;
+  using Kind = RecomputeLayers::Kind;
+  if (node.text == "all" || node.text == "auto") {
+    out = {node.text == "all" ? Kind::all : Kind::automatic, 0};
+    return true;
+  }
+  out.kind = Kind::number;
+  return read_number(node, at_least(0), out.number);
 }
 inline bool read_value(const YamlNode& node, const Range&, std::string& out) {
   if (node.kind != YamlNode::Kind::scalar) return false;
@@ -179,6 +191,10 @@ inline std::string write_value(ByteSize value) {
     if (value.bytes % (int64_t{1} << shift) == 0) return cat(value.bytes >> shift, unit);
   }
   return cat(value.bytes);
+}
+inline std::string write_value(RecomputeLayers value) {
+  using Kind = RecomputeLayers::Kind;
+  return value.kind == Kind::number ? cat(value.number) : value.kind == Kind::all ? "all" : "auto";
 }
 inline std::string write_value(bool value) { return value ? "true" : "false"; }
 inline std::string write_value(int64_t value) { return cat(value); }

@@ -191,6 +191,10 @@ void declare_train(KeyTable& t) {
   t.key("train.recompute_every", MEMBER(train.recompute_every), at_least(1),
         "in which layers of the language model: every one, every second (0, 2, ...), every third")
       .resume_may_change();
+  t.key("train.recompute_layers", MEMBER(train.recompute_layers),
+        "in how many layers of the language model, spread evenly over its depth, in place of recompute_every; auto: in "
+        "the fewest with which what matvlm check predicts to be taken from the device stays within run.memory_limit")
+      .resume_may_change();
   t.key(
        "train.cuda_graph", MEMBER(train.cuda_graph),
        "record a step's work on the GPU when its shapes come the second time (lengths of all rows, pictures, labels "

@@ -135,6 +135,7 @@ RunConfig ConfigReader::finish() {
   decide_kind();
   check_required();
   check_sizes();
+  check_recompute();
   if (config_.kind == RunKind::distill) {
     check_student();
     check_loss();
@@ -205,6 +206,15 @@ void ConfigReader::check_sizes() const {
         ": found cudnn with device cpu, expected native there");
   check(!cudnn || config_.precision == DType::bf16, at("attention.backend"),
         ": found cudnn with precision f32, expected native, or precision bf16");
+}
+
+void ConfigReader::check_recompute() const {
+  using Kind = RecomputeLayers::Kind;
+  const TrainSection& train = config_.train;
+  check(train.recompute_layers.kind == Kind::all || train.recompute_every == 1, at("train.recompute_layers"),
+        ": found it beside train.recompute_every = ", train.recompute_every, ", expected one of the two");
+  check(train.recompute_layers.kind != Kind::automatic || config_.run.memory_limit.bytes > 0,
+        at("train.recompute_layers"), ": found auto without run.memory_limit, expected a limit to keep within");
 }
 
 void ConfigReader::check_teach() const {

@@ -34,6 +34,7 @@ class ConfigReader {
   void check_student() const;
   void check_loss() const;
   void check_sizes() const;
+  void check_recompute() const;
   void check_teach() const;
 
   std::string source_;

@@ -14,7 +14,6 @@
 #include "core/watchdog.h"
 #include "distill/student.h"
 #include "launch/attention_backend.h"
-#include "launch/memory_advice.h"
 #include "launch/run_model.h"
 
 namespace matvlm {
@@ -115,7 +114,8 @@ TrainingModels make_training_models(Context& ctx, const RunConfig& config) {
   return models;
 }
 
-Trainer::Setup trainer_setup(Runtime& runtime, const RunConfig& config, const TrainingModels& models) {
+Trainer::Setup trainer_setup(Runtime& runtime, const RunConfig& config, const TrainingModels& models,
+                             const RecomputeSpec& recompute) {
   Trainer::Setup setup;
   setup.ctx = &runtime.ctx();
   setup.host = &runtime.host();
@@ -123,7 +123,7 @@ Trainer::Setup trainer_setup(Runtime& runtime, const RunConfig& config, const Tr
   setup.models.teacher = models.teacher ? &models.teacher->vlm : nullptr;
   setup.models.student = &models.vlm;
   setup.models.dtype = config.precision;
-  setup.models.recompute = {config.train.recompute, config.train.recompute_every};
+  setup.models.recompute = recompute;
   setup.models.max_length = config.data.max_length;
   for (const auto& p : models.weights.store().parameters()) {
     setup.models.vision_trained = setup.models.vision_trained || p->name.starts_with("vision_tower.");
@@ -166,7 +166,8 @@ TrainingRun::TrainingRun(Process& process, const RunConfig& config, RunDirectory
   state_.ranks = runtime_.host().size();
   on_rank_zero(runtime_.host(), [&] { write_file_atomic(directory_.config_file(), config_yaml(config_)); });
 
-  trainer_ = std::make_unique<Trainer>(trainer_setup(runtime_, config, models_));
+  const RecomputeSpec recompute = choose_recompute(config, longest_rows());
+  trainer_ = std::make_unique<Trainer>(trainer_setup(runtime_, config, models_, recompute));
 
   LoaderOptions options;
   options.division = {config.batch.size, config.batch.micro, runtime_.host().size()};
@@ -185,6 +186,7 @@ TrainingRun::TrainingRun(Process& process, const RunConfig& config, RunDirectory
   log_info(runtime_.description());
   log_info(cat("data: ", train_.size(), " samples", heldout_ ? cat(", ", heldout_->size(), " held out") : ""));
   log_info(cat("model: ", describe(models_)));
+  log_info(cat("recompute: ", recompute_text(recompute, models_.config.text.layers)));
 }
 
 std::map<std::string, std::string> TrainingRun::fingerprints() const {
@@ -240,17 +242,22 @@ std::vector<MicroBatch> TrainingRun::next_update() {
   return out;
 }
 
+MemoryRequest TrainingRun::longest_rows() {
+  const bool distill = config_.kind == RunKind::distill;
+  const StudentConfig student = distill ? resolved_student(config_, models_.teacher->config) : StudentConfig();
+  MemoryRequest request =
+      memory_request(config_, distill ? &models_.teacher->config : nullptr, models_.config, student);
+  request.device = runtime_.ctx().device().type;
+  return request;
+}
+
 void TrainingRun::within_memory(const std::function<void()>& action) {
   try {
     action();
   } catch (const OutOfMemory& e) {
-    const bool distill = config_.kind == RunKind::distill;
-    const StudentConfig student = distill ? resolved_student(config_, models_.teacher->config) : StudentConfig();
-    const MemoryRequest request =
-        memory_request(config_, distill ? &models_.teacher->config : nullptr, models_.config, student);
     // Without a limit of its own the device's size is one; what the allocator had got is close to it.
     const MemoryStats stats = runtime_.ctx().allocator()->stats();
-    fail(e.what(), "; ", memory_advice(request, stats.limit > 0 ? stats.limit : stats.reserved));
+    fail(e.what(), "; ", memory_advice(longest_rows(), stats.limit > 0 ? stats.limit : stats.reserved));
   }
 }
 

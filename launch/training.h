@@ -10,6 +10,7 @@
 #include "data/loader.h"
 #include "distill/trainer.h"
 #include "launch/config.h"
+#include "launch/memory_advice.h"
 #include "launch/metrics.h"
 #include "launch/model_folder.h"
 #include "launch/run_directory.h"
@@ -29,8 +30,9 @@ struct TrainingModels {
   std::string tokenizer_file;
 };
 TrainingModels make_training_models(Context& ctx, const RunConfig& config);
-// The trainer that a config asks for. runtime and models outlive it.
-Trainer::Setup trainer_setup(Runtime& runtime, const RunConfig& config, const TrainingModels& models);
+// The trainer that a config asks for, with `recompute` as choose_recompute() says. runtime and models outlive it.
+Trainer::Setup trainer_setup(Runtime& runtime, const RunConfig& config, const TrainingModels& models,
+                             const RecomputeSpec& recompute);
 
 class TrainingRun {
  public:
@@ -42,6 +44,8 @@ class TrainingRun {
  private:
   void restore();
   std::vector<MicroBatch> next_update();
+  // What a micro-batch of the longest rows takes.
+  MemoryRequest longest_rows();
   // Runs `action`; where it runs out of memory, the message says what would fit.
   void within_memory(const std::function<void()>& action);
   void report(const UpdateReport& update, double seconds, double waited);

@@ -67,7 +67,19 @@ enum class Recompute { none, mlp, mixers, blocks };
 struct RecomputeSpec {
   Recompute what = Recompute::none;
   int64_t every = 1;  // in the layers 0, every, 2 every, ...
-  Recompute at(int64_t layer) const { return layer % every == 0 ? what : Recompute::none; }
+  // and of these in `layers` of each `of`, spread evenly: in all as long as both are equal.
+  int64_t layers = 1, of = 1;
+
+  Recompute at(int64_t layer) const {
+    const bool chosen = layer % every == 0 && (layer + 1) * layers / of > layer * layers / of;
+    return chosen ? what : Recompute::none;
+  }
+  // How many of the first n layers recompute.
+  int64_t count(int64_t n) const {
+    int64_t found = 0;
+    for (int64_t i = 0; i < n; ++i) found += at(i) != Recompute::none ? 1 : 0;
+    return found;
+  }
 };
 
 struct Pass {

@@ -12,7 +12,7 @@ namespace matvlm::testing {
 namespace {
 
 const std::vector<RecomputeSpec> kSpecs = {
-    {}, {Recompute::mlp}, {Recompute::mixers}, {Recompute::blocks}, {Recompute::blocks, 2}};
+    {}, {Recompute::mlp}, {Recompute::mixers}, {Recompute::blocks}, {Recompute::blocks, 2}, {Recompute::mlp, 1, 3, 4}};
 
 MemoryRequest tiny_request(const TinyModels& models, const StudentConfig& student, int64_t batch, int64_t length) {
   MemoryRequest request;
@@ -50,7 +50,8 @@ void expect_plan_holds(bool llama) {
   MemoryRequest request = tiny_request(*models, student, 3, 60);
   int64_t none = 0;
   for (const RecomputeSpec& recompute : kSpecs) {
-    SCOPED_TRACE(cat("mode ", static_cast<int>(recompute.what), " every ", recompute.every));
+    SCOPED_TRACE(cat("mode ", static_cast<int>(recompute.what), " every ", recompute.every, ", ", recompute.layers,
+                     " of ", recompute.of));
     request.recompute = recompute;
     const MemoryPlan plan = plan_memory(request);
     const int64_t measured = measured_activations(student, llama, request);

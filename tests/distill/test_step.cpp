@@ -339,8 +339,10 @@ TEST(StepLosses, WhichLossTrainsWhat) {
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-const std::vector<RecomputeSpec> kRecomputed = {{Recompute::mlp},    {Recompute::mixers},    {Recompute::blocks},
-                                                {Recompute::mlp, 2}, {Recompute::mixers, 3}, {Recompute::blocks, 2}};
+const std::vector<RecomputeSpec> kRecomputed = {
+    {Recompute::mlp},          {Recompute::mixers},          {Recompute::blocks},
+    {Recompute::mlp, 2},       {Recompute::mixers, 3},       {Recompute::blocks, 2},
+    {Recompute::mlp, 1, 1, 4}, {Recompute::mixers, 1, 2, 4}, {Recompute::blocks, 1, 3, 4}};
 
 void expect_same_bits_recomputed(const TinyModels& models, const MicroBatch& batch) {
   for (const Reduction reduction : kReductions) {
@@ -349,7 +351,8 @@ void expect_same_bits_recomputed(const TinyModels& models, const MicroBatch& bat
     loss.ce_weight = 0.5;
     const Step kept = run_step(models, loss, batch);
     for (const RecomputeSpec& recompute : kRecomputed) {
-      SCOPED_TRACE(cat("mode ", static_cast<int>(recompute.what), " every ", recompute.every));
+      SCOPED_TRACE(cat("mode ", static_cast<int>(recompute.what), " every ", recompute.every, ", ", recompute.layers,
+                       " of ", recompute.of));
       const Step again = run_step(models, loss, batch, recompute);
       EXPECT_EQ(kept.terms.total, again.terms.total);
       for (size_t i = 0; i < kept.gradients.size(); ++i) {

@@ -66,6 +66,27 @@ TEST(BenchStep, SaysWhereTheTimeGoes) {
   EXPECT_EQ(json.at("shapes").at(int64_t{2}).at("images").as_int(), 0);
 }
 
+// Each shape has the layers that it needs: a quarter of what recomputing saves is saved by some of them.
+TEST(BenchStep, RecomputesAsMuchAsTheMemoryAsksFor) {
+  const TempDir dir;
+  ASSERT_EQ(run_program(dir.path(), bench_words({"--shapes", "6x90", "6x90:blocks", "--json", "all.json"})).code, 0);
+  const Json all = Json::read_file(dir.file("all.json")).at("shapes");
+  const auto reserved = [&](int64_t i) { return all.at(i).at("predicted_reserved_bytes").as_int(); };
+  ASSERT_GT(reserved(0), reserved(1));
+  EXPECT_EQ(all.at(int64_t{1}).at("recompute_layers").as_int(), 4);
+  const std::string limit = "run.memory_limit=" + std::to_string((3 * reserved(0) + reserved(1)) / 4);
+  const ProgramResult result =
+      run_program(dir.path(), bench_words({"--shapes", "6x90:blocks", "1x40:blocks", "--set", limit, "--set",
+                                           "train.recompute_layers=auto", "--json", "some.json"}));
+  ASSERT_EQ(result.code, 0) << result.err;
+  const Json some = Json::read_file(dir.file("some.json")).at("shapes");
+  const int64_t layers = some.at(int64_t{0}).at("recompute_layers").as_int();
+  EXPECT_TRUE(layers > 0 && layers < 4) << layers;
+  EXPECT_EQ(some.at(int64_t{0}).at("loss").as_double(), all.at(int64_t{0}).at("loss").as_double());
+  EXPECT_EQ(some.at(int64_t{1}).at("recompute_layers").as_int(), 0);
+  EXPECT_TRUE(contains(result.out, cat("recompute blocks in ", layers, " of 4 layers"))) << result.out;
+}
+
 TEST(BenchStep, OnTwoRanks) {
   const TempDir dir;
   const ProgramResult result =

@@ -230,6 +230,7 @@ TEST_F(Pipeline, CheckSaysWhatWouldBeTrained) {
   EXPECT_TRUE(contains(distill.out, "(mixers 9176, connector 1600, other 0)")) << distill.out;
   EXPECT_TRUE(contains(distill.out, "8 of 8 samples"));
   EXPECT_TRUE(contains(distill.out, "memory: one rank")) << distill.out;
+  EXPECT_TRUE(contains(distill.out, "recompute                   none\n")) << distill.out;
   EXPECT_TRUE(contains(distill.out, "train.recompute=blocks")) << distill.out;
   const ProgramResult teach = run({"check", "teach.yaml"});
   EXPECT_EQ(teach.code, 0) << teach.err;

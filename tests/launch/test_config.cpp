@@ -303,15 +303,48 @@ TEST(Config, SizesOfMemory) {
   };
   EXPECT_EQ(limit("22GiB"), int64_t{22} << 30);
   EXPECT_EQ(limit("1536MiB"), int64_t{3} << 29);
+  EXPECT_EQ(limit("14.5GiB"), int64_t{29} << 29);
+  EXPECT_EQ(limit("0.3KiB"), 307);
   EXPECT_EQ(limit("1000"), 1000);
   const RunConfig config = parse_config(kDistill, "c.yaml", {"run.memory_limit=1536MiB"});
   EXPECT_NE(config_yaml(config).find("memory_limit: 1536MiB"), std::string::npos) << config_yaml(config);
-  for (const char* bad : {"22GB", "-1", "GiB", "1.5GiB", "9999999999TiB"}) {
+  for (const char* bad : {"22GB", "-1", "GiB", "1.5", "1e3", "nan", "infGiB", "1.5.GiB", "9999999999TiB"}) {
     const std::string set = std::string("run.memory_limit=") + bad;
     EXPECT_NE(error_of([&] { parse_config(kDistill, "c.yaml", {set}); }).find("expected a size like 22GiB"),
               std::string::npos)
         << bad;
   }
+}
+
+TEST(Config, LayersThatRecompute) {
+  using Kind = RecomputeLayers::Kind;
+  const auto read = [](const std::string& value) {
+    const RunConfig config =
+        parse_config(kDistill, "c.yaml", {"run.memory_limit=1GiB", "train.recompute_layers=" + value});
+    const RunConfig again = parse_config(config_yaml(config), "again.yaml");
+    EXPECT_EQ(config_value(again, "train.recompute_layers"), value);
+    check_resumable(parse_config(kDistill, "c.yaml"), config, "RUN");
+    return again.train.recompute_layers;
+  };
+  EXPECT_EQ(parse_config(kDistill, "c.yaml").train.recompute_layers.kind, Kind::all);
+  EXPECT_EQ(read("all").kind, Kind::all);
+  EXPECT_EQ(read("auto").kind, Kind::automatic);
+  EXPECT_EQ(read("0").kind, Kind::number);
+  EXPECT_EQ(read("9").number, 9);
+  const std::string key = "--set train.recompute_layers=";
+  for (const char* bad : {"-1", "some", "1.5", "[1]"}) {
+    EXPECT_EQ(error_of(kDistill, {std::string("train.recompute_layers=") + bad}),
+              key + bad + ": key 'train.recompute_layers': found " +
+                  (bad[0] == '[' ? std::string("a list") : std::string("'") + bad + "'") +
+                  ", expected all, auto or a number of layers");
+  }
+  EXPECT_EQ(
+      error_of(kDistill, {"train.recompute_layers=4", "train.recompute_every=2"}),
+      key + "4: key 'train.recompute_layers': found it beside train.recompute_every = 2, expected one of the two");
+  EXPECT_EQ(error_of(kDistill, {"train.recompute_layers=auto"}),
+            key +
+                "auto: key 'train.recompute_layers': found auto without run.memory_limit, expected a limit to keep "
+                "within");
 }
 
 TEST(Config, ReferenceFileListsEveryKey) {
