@@ -7,10 +7,10 @@
 namespace matvlm {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kAdamThreads = 256;
 constexpr int kWidth = 4;  // elements of a pack; segments begin at multiples of it
 constexpr int kPacks = 2;  // a thread has under way
-constexpr int64_t kBlockElements = int64_t{kThreads} * kWidth * kPacks;
+constexpr int64_t kBlockElements = int64_t{kAdamThreads} * kWidth * kPacks;
 
 // Index of the segment that holds element i.
 __device__ int64_t segment_of(const AdamWArenas& a, int64_t i) {
@@ -27,14 +27,14 @@ __device__ int64_t segment_of(const AdamWArenas& a, int64_t i) {
   return low;
 }
 
-__global__ void __launch_bounds__(kThreads) adamw_kernel(AdamWArenas a, AdamWFactors<float> factors) {
+__global__ void __launch_bounds__(kAdamThreads) adamw_kernel(AdamWArenas a, AdamWFactors<float> factors) {
   using Floats = Pack<float, kWidth>;
   const int64_t first = static_cast<int64_t>(blockIdx.x) * kBlockElements;
   const int64_t begin = first + threadIdx.x * kWidth;
   Floats g[kPacks], p[kPacks], m[kPacks], v[kPacks];
 #pragma unroll
   for (int k = 0; k < kPacks; ++k) {
-    const int64_t i = begin + int64_t{k} * kThreads * kWidth;
+    const int64_t i = begin + int64_t{k} * kAdamThreads * kWidth;
     const bool valid = i < a.n;
     g[k] = Floats::load_if(valid, a.grad + i);
     p[k] = Floats::load_if(valid, a.master + i);
@@ -47,7 +47,7 @@ __global__ void __launch_bounds__(kThreads) adamw_kernel(AdamWArenas a, AdamWFac
   const bool block_decay = a.decay[segment] != 0;
 #pragma unroll
   for (int k = 0; k < kPacks; ++k) {
-    const int64_t i = begin + int64_t{k} * kThreads * kWidth;
+    const int64_t i = begin + int64_t{k} * kAdamThreads * kWidth;
     if (i >= a.n) return;
     const bool decay = whole ? block_decay : a.decay[segment_of(a, i)] != 0;
     float gs[kWidth], ps[kWidth], ms[kWidth], vs[kWidth];
@@ -70,7 +70,7 @@ void adamw_cuda(Context& ctx, const AdamWArenas& a, const AdamWStep& step) {
   if (a.n == 0) return;
   check(a.n % kWidth == 0, "[adamw] arenas of ", a.n, " elements, expected a multiple of ", kWidth);
   const auto blocks = static_cast<unsigned>((a.n + kBlockElements - 1) / kBlockElements);
-  adamw_kernel<<<blocks, kThreads, 0, cuda_stream(ctx)>>>(a, adamw_factors<float>(step));
+  adamw_kernel<<<blocks, kAdamThreads, 0, cuda_stream(ctx)>>>(a, adamw_factors<float>(step));
   MATVLM_LAUNCH_CHECK();
 }
 

@@ -12,7 +12,7 @@ namespace {
 
 constexpr int kColumns = 32;  // keys (dq) or queries (dk, dv) of the other side's tile
 constexpr int kOwnColumns = kColumns / kGrid;
-constexpr int kWeightStride = tile_stride(kColumns);
+constexpr int kSideStride = tile_stride(kColumns);
 
 template <int kChunks>
 __global__ void __launch_bounds__(kThreads, 2) dq_kernel(AttentionBackwardArgs<float, float> a) {
@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(kThreads, 2) dq_kernel(AttentionBackwardArgs<f
 #pragma unroll
       for (int j = 0; j < kOwnColumns; ++j) {
         const float probability = exp_nonpositive(logits[i][j] * scale - lse[i]);
-        weights[(own_row + i) * kWeightStride + tx + j * kGrid] =
+        weights[(own_row + i) * kSideStride + tx + j * kGrid] =
             tx + j * kGrid < visible ? probability * (grads[i][j] - delta[i]) * scale : 0.0F;
       }
     }
@@ -128,7 +128,7 @@ __global__ void __launch_bounds__(kThreads, 2) dkv_kernel(AttentionBackwardArgs<
           const float probability = exp_nonpositive(logits[i][j] * scale - lse);
           logits[i][j] = seen ? probability : 0.0F;
           grads[i][j] = seen ? probability * (grads[i][j] - delta) * scale : 0.0F;
-          weights[(own_row + i) * kWeightStride + column] = logits[i][j];
+          weights[(own_row + i) * kSideStride + column] = logits[i][j];
         }
       }
       __syncwarp();  // the weights of a row are written and read by the same warp
@@ -138,7 +138,7 @@ __global__ void __launch_bounds__(kThreads, 2) dkv_kernel(AttentionBackwardArgs<
       for (int i = 0; i < kOwnRows; ++i) {
 #pragma unroll
         for (int j = 0; j < kOwnColumns; ++j) {
-          weights[(own_row + i) * kWeightStride + tx + j * kGrid] = grads[i][j];
+          weights[(own_row + i) * kSideStride + tx + j * kGrid] = grads[i][j];
         }
       }
       __syncwarp();
@@ -158,7 +158,7 @@ __global__ void __launch_bounds__(kThreads, 2) dkv_kernel(AttentionBackwardArgs<
 void backward_plain(Context& ctx, const AttentionBackwardArgs<float, float>& args) {
   const AttentionShape& shape = args.forward.shape;
   const AttentionRanges& ranges = args.forward.ranges;
-  const int64_t floats = 2 * (kRows + kColumns) * tile_stride(static_cast<int>(shape.head_dim)) + kRows * kWeightStride;
+  const int64_t floats = 2 * (kRows + kColumns) * tile_stride(static_cast<int>(shape.head_dim)) + kRows * kSideStride;
   const dim3 q_grid = attention_grid(ranges, ranges.longest_q, kRows, shape.heads);
   const dim3 k_grid = attention_grid(ranges, ranges.longest_k, kRows, shape.kv_heads);
   if (ranges.batch == 0) return;

@@ -5,19 +5,19 @@
 namespace matvlm {
 namespace {
 
-constexpr int kThreads = 128;
+constexpr int kPageThreads = 128;
 
 // One row by the threads of a block.
 template <class T>
 __device__ void copy_row(T* to, const T* from, int64_t width, bool vectors) {
   if (vectors) {
     constexpr int kElements = 16 / sizeof(T);
-    for (int64_t i = threadIdx.x; i < width / kElements; i += kThreads) {
+    for (int64_t i = threadIdx.x; i < width / kElements; i += kPageThreads) {
       reinterpret_cast<uint4*>(to)[i] = reinterpret_cast<const uint4*>(from)[i];
     }
     return;
   }
-  for (int64_t i = threadIdx.x; i < width; i += kThreads) to[i] = from[i];
+  for (int64_t i = threadIdx.x; i < width; i += kPageThreads) to[i] = from[i];
 }
 
 // Pages start at multiples of 256 bytes, so their rows are aligned when a row is.
@@ -32,7 +32,7 @@ bool aligned(const T* data, int64_t stride) {
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) write_kernel(PageWrite<T> w, bool vectors) {
+__global__ void __launch_bounds__(kPageThreads) write_kernel(PageWrite<T> w, bool vectors) {
   for (int64_t t = blockIdx.x; t < w.tokens; t += gridDim.x) {
     T* row = reinterpret_cast<T*>(w.targets[t]);
     copy_row(row + w.k_offset, w.k + t * w.k_stride, w.width, vectors);
@@ -42,7 +42,7 @@ __global__ void __launch_bounds__(kThreads) write_kernel(PageWrite<T> w, bool ve
 
 // A block walks over the keys of sequence blockIdx.y.
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kPageThreads)
     gather_kernel(AttentionPages pages, AttentionRanges r, int64_t width, T* k, T* v, bool vectors) {
   const int64_t b = blockIdx.y;
   const int64_t first = r.k_begin[b];
@@ -61,7 +61,7 @@ template <class T>
 void write_pages_cuda(Context& ctx, const PageWrite<T>& args) {
   if (args.tokens == 0) return;
   const bool vectors = row_vectors<T>(args.width) && aligned(args.k, args.k_stride) && aligned(args.v, args.v_stride);
-  write_kernel<<<grid_for(args.tokens, 1), kThreads, 0, cuda_stream(ctx)>>>(args, vectors);
+  write_kernel<<<grid_for(args.tokens, 1), kPageThreads, 0, cuda_stream(ctx)>>>(args, vectors);
   MATVLM_LAUNCH_CHECK();
 }
 template void write_pages_cuda<float>(Context&, const PageWrite<float>&);
@@ -73,7 +73,7 @@ void gather_pages_cuda(Context& ctx, const AttentionPages& pages, const Attentio
   if (ranges.batch == 0 || ranges.longest_k == 0) return;
   check(ranges.batch <= 65535, "[kv_cache] on a GPU: found ", ranges.batch, " sequences, expected at most 65535");
   const dim3 grid(grid_for(ranges.longest_k, 1), static_cast<unsigned>(ranges.batch));
-  gather_kernel<<<grid, kThreads, 0, cuda_stream(ctx)>>>(pages, ranges, width, k, v, row_vectors<T>(width));
+  gather_kernel<<<grid, kPageThreads, 0, cuda_stream(ctx)>>>(pages, ranges, width, k, v, row_vectors<T>(width));
   MATVLM_LAUNCH_CHECK();
 }
 template void gather_pages_cuda<float>(Context&, const AttentionPages&, const AttentionRanges&, int64_t, float*,

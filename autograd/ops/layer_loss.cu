@@ -7,13 +7,13 @@
 namespace matvlm {
 namespace {
 
-constexpr int kThreads = 128;
+constexpr int kLayerThreads = 128;
 constexpr double kCosineFloor = 1e-12;  // as on the CPU: below it loss 1, gradient 0
 
 // Calls f(i, s, t) with elements i to i + V - 1 of both rows, for all of them over the block's threads.
 template <class S, int V, class F>
 __device__ void for_each_pair(const S* s_row, const S* t_row, int64_t width, F&& f) {
-  for (int64_t i = static_cast<int64_t>(threadIdx.x) * V; i < width; i += kThreads * V) {
+  for (int64_t i = static_cast<int64_t>(threadIdx.x) * V; i < width; i += kLayerThreads * V) {
     float s[V], t[V];
     Pack<S, V>::load(s_row + i).unpack(s);
     Pack<S, V>::load(t_row + i).unpack(t);
@@ -40,13 +40,13 @@ __device__ RowLoss difference_loss(LayerKind kind, bool segment_norm, int64_t wi
 }
 
 template <class S, int V>
-__global__ void __launch_bounds__(kThreads) layer_rows_kernel(LayerRows<S> a, double* loss) {
+__global__ void __launch_bounds__(kLayerThreads) layer_rows_kernel(LayerRows<S> a, double* loss) {
   const int64_t r = blockIdx.x;
   const S* s_row = a.student + r * a.student_stride;
   const S* t_row = a.teacher + r * a.teacher_stride;
   S* grad = a.grad == nullptr ? nullptr : a.grad + r * a.width;
   if (a.coefficient[r] == 0) {
-    for (int64_t i = static_cast<int64_t>(threadIdx.x) * V; grad != nullptr && i < a.width; i += kThreads * V) {
+    for (int64_t i = static_cast<int64_t>(threadIdx.x) * V; grad != nullptr && i < a.width; i += kLayerThreads * V) {
       Pack<S, V>{}.store(grad + i);
     }
     if (loss != nullptr && threadIdx.x == 0) loss[r] = 0;
@@ -66,7 +66,8 @@ __global__ void __launch_bounds__(kThreads) layer_rows_kernel(LayerRows<S> a, do
         squares += d * d;
       }
     });
-    const RowLoss row = difference_loss(a.kind, a.segment_norm, a.width, block_sum<kThreads>(squares), coefficient);
+    const RowLoss row =
+        difference_loss(a.kind, a.segment_norm, a.width, block_sum<kLayerThreads>(squares), coefficient);
     factor = row.factor;
     value = row.value;
   } else {
@@ -81,9 +82,9 @@ __global__ void __launch_bounds__(kThreads) layer_rows_kernel(LayerRows<S> a, do
         st += sv * tv;
       }
     });
-    ss = block_sum<kThreads>(ss);
-    tt = block_sum<kThreads>(tt);
-    st = block_sum<kThreads>(st);
+    ss = block_sum<kLayerThreads>(ss);
+    tt = block_sum<kLayerThreads>(tt);
+    st = block_sum<kLayerThreads>(st);
     const bool small = ss * tt <= kCosineFloor * kCosineFloor;
     const double norms = small ? 1.0 : sqrt(ss * tt);  // exactly ss for equal rows
     along = small ? 0.0 : st / ss;
@@ -113,9 +114,9 @@ void layer_rows_cuda(Context& ctx, const LayerRows<S>& a, double* loss) {
                       rows_aligned(a.teacher, a.teacher_stride, V) && rows_aligned(a.grad, a.width, V);
   const auto blocks = static_cast<unsigned>(a.rows);
   if (packed) {
-    layer_rows_kernel<S, V><<<blocks, kThreads, 0, cuda_stream(ctx)>>>(a, loss);
+    layer_rows_kernel<S, V><<<blocks, kLayerThreads, 0, cuda_stream(ctx)>>>(a, loss);
   } else {
-    layer_rows_kernel<S, 1><<<blocks, kThreads, 0, cuda_stream(ctx)>>>(a, loss);
+    layer_rows_kernel<S, 1><<<blocks, kLayerThreads, 0, cuda_stream(ctx)>>>(a, loss);
   }
   MATVLM_LAUNCH_CHECK();
 }

@@ -7,9 +7,9 @@
 namespace matvlm {
 namespace {
 
-constexpr int kPacks = 10;     // 16-byte loads of a thread: 80 bf16, so that 2560 columns are one warp's
-constexpr int kThreads = 128;  // of a block at least
-constexpr int kMaxWarps = 8;   // of a row
+constexpr int kQuantizePacks = 10;  // 16-byte loads of a thread: 80 bf16, so that 2560 columns are one warp's
+constexpr int kThreads = 128;       // of a block at least
+constexpr int kMaxWarps = 8;        // of a row
 
 __device__ inline unsigned magnitude_bits(float x) { return __float_as_uint(x) & 0x7fffffffU; }
 
@@ -82,14 +82,14 @@ __global__ void __launch_bounds__(kWarps * 32 > kThreads ? kWarps * 32 : kThread
   const bool valid = row < a.rows;
   const E* x = a.x + row * a.x_stride;
   const auto column = [&](int i) { return static_cast<int64_t>(i * kGroup + lane) * kWide; };
-  Pack<E, kWide> packs[kPacks];
+  Pack<E, kWide> packs[kQuantizePacks];
 #pragma unroll
-  for (int i = 0; i < kPacks; ++i) {
+  for (int i = 0; i < kQuantizePacks; ++i) {
     packs[i] = Pack<E, kWide>::load_if(valid && column(i) < a.cols, x + column(i));
   }
   unsigned largest = 0;
 #pragma unroll
-  for (int i = 0; i < kPacks; ++i) {
+  for (int i = 0; i < kQuantizePacks; ++i) {
     if (column(i) >= a.cols) break;
     float v[kWide];
     load_scaled<E, kFactor>(packs[i], a.factor + column(i), v);
@@ -99,7 +99,7 @@ __global__ void __launch_bounds__(kWarps * 32 > kThreads ? kWarps * 32 : kThread
   const Fp8Scale scale = fp8_scale(row_max<kWarps>(largest));
   if (!valid) return;
 #pragma unroll
-  for (int i = 0; i < kPacks; ++i) {
+  for (int i = 0; i < kQuantizePacks; ++i) {
     if (column(i) >= a.cols) break;
     float v[kWide];
     load_scaled<E, kFactor>(packs[i], a.factor + column(i), v);
@@ -138,21 +138,21 @@ void launch_rows(cudaStream_t stream, const QuantizeArgs<E>& a) {
   }
 }
 
-constexpr int kTile = 64;  // bytes a side
+constexpr int kByteTile = 64;  // bytes a side
 
 __global__ void __launch_bounds__(256)
     transpose_bytes_kernel(int64_t rows, int64_t cols, const uint8_t* x, uint8_t* y) {
-  __shared__ alignas(16) uint8_t tile[kTile][kTile + 4];
-  const int64_t r0 = static_cast<int64_t>(blockIdx.y) * kTile;
-  const int64_t c0 = static_cast<int64_t>(blockIdx.x) * kTile;
+  __shared__ alignas(16) uint8_t tile[kByteTile][kByteTile + 4];
+  const int64_t r0 = static_cast<int64_t>(blockIdx.y) * kByteTile;
+  const int64_t c0 = static_cast<int64_t>(blockIdx.x) * kByteTile;
   const int word = static_cast<int>(threadIdx.x) % 16 * 4;
-  for (int r = static_cast<int>(threadIdx.x) / 16; r < kTile; r += 16) {
+  for (int r = static_cast<int>(threadIdx.x) / 16; r < kByteTile; r += 16) {
     if (r0 + r < rows && c0 + word < cols) {
       *reinterpret_cast<uchar4*>(&tile[r][word]) = *reinterpret_cast<const uchar4*>(x + (r0 + r) * cols + c0 + word);
     }
   }
   __syncthreads();
-  for (int c = static_cast<int>(threadIdx.x) / 16; c < kTile; c += 16) {
+  for (int c = static_cast<int>(threadIdx.x) / 16; c < kByteTile; c += 16) {
     if (c0 + c < cols && r0 + word < rows) {
       *reinterpret_cast<uchar4*>(y + (c0 + c) * rows + r0 + word) =
           make_uchar4(tile[word][c], tile[word + 1][c], tile[word + 2][c], tile[word + 3][c]);
@@ -165,7 +165,7 @@ __global__ void __launch_bounds__(256)
 template <class T>
 void quantize_cuda(Context& ctx, const QuantizeArgs<T>& args) {
   constexpr int kWide = kPackWidth<T>;
-  constexpr int64_t kWarpColumns = int64_t{32} * kPacks * kWide;
+  constexpr int64_t kWarpColumns = int64_t{32} * kQuantizePacks * kWide;
   const cudaStream_t stream = cuda_stream(ctx);
   // `values` and `factor` are whole buffers; their rows start where their width's multiples do.
   const bool aligned = args.cols % kWide == 0 && rows_aligned(args.x, args.x_stride, kWide) &&
@@ -185,7 +185,8 @@ void quantize_cuda(Context& ctx, const QuantizeArgs<T>& args) {
 }
 
 void transpose_bytes_cuda(Context& ctx, int64_t rows, int64_t cols, const uint8_t* x, uint8_t* y) {
-  const dim3 grid(static_cast<unsigned>((cols + kTile - 1) / kTile), static_cast<unsigned>((rows + kTile - 1) / kTile));
+  const dim3 grid(static_cast<unsigned>((cols + kByteTile - 1) / kByteTile),
+                  static_cast<unsigned>((rows + kByteTile - 1) / kByteTile));
   transpose_bytes_kernel<<<grid, 256, 0, cuda_stream(ctx)>>>(rows, cols, x, y);
   MATVLM_LAUNCH_CHECK();
 }

@@ -37,13 +37,13 @@ __global__ void add_partials_kernel(int64_t chunks, int64_t cols, const float* p
   dst[col] += total;
 }
 
-constexpr int kThreads = 256;
+constexpr int kSquareThreads = 256;
 
 __global__ void squares_kernel(int64_t n, const float* x, double* partial) {
   const int64_t begin = static_cast<int64_t>(blockIdx.x) * kSquaresBlock;
   const int64_t end = min(n, begin + kSquaresBlock);
   double sum = 0;
-  for (int64_t i = begin + threadIdx.x; i < end; i += kThreads) {
+  for (int64_t i = begin + threadIdx.x; i < end; i += kSquareThreads) {
     const double value = static_cast<double>(x[i]);
     sum += value * value;
   }
@@ -53,7 +53,7 @@ __global__ void squares_kernel(int64_t n, const float* x, double* partial) {
 
 __global__ void sum_partials_kernel(int64_t n, const double* partial, double* result) {
   double sum = 0;
-  for (int64_t i = threadIdx.x; i < n; i += kThreads) sum += partial[i];
+  for (int64_t i = threadIdx.x; i < n; i += kSquareThreads) sum += partial[i];
   sum = block_sum(sum);
   if (threadIdx.x == 0) *result = sum;
 }
@@ -86,10 +86,10 @@ void add_partials_cuda(Context& ctx, int64_t chunks, int64_t cols, const float* 
 void sum_squares_cuda(Context& ctx, int64_t n, const float* x, double* partial, double* result) {
   const unsigned blocks = blocks_of(n, kSquaresBlock);
   if (blocks > 0) {
-    squares_kernel<<<blocks, kThreads, 0, cuda_stream(ctx)>>>(n, x, partial);
+    squares_kernel<<<blocks, kSquareThreads, 0, cuda_stream(ctx)>>>(n, x, partial);
     MATVLM_LAUNCH_CHECK();
   }
-  sum_partials_kernel<<<1, kThreads, 0, cuda_stream(ctx)>>>(blocks, partial, result);
+  sum_partials_kernel<<<1, kSquareThreads, 0, cuda_stream(ctx)>>>(blocks, partial, result);
   MATVLM_LAUNCH_CHECK();
 }
 

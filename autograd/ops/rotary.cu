@@ -6,14 +6,14 @@ namespace matvlm {
 namespace {
 
 using TurnPlan = rotary_turn::Plan<2, 2>;
-constexpr int kThreads = 128;
+constexpr int kRotaryThreads = 128;
 
 // Dims R and above of every head, which pass through, where y is not x.
 template <class T>
 __global__ void pass_kernel(RotaryArgs<T> a) {
   const int64_t t = blockIdx.x;
   const int rest = static_cast<int>(a.head_dim - a.rotary_dims);
-  for (int i = static_cast<int>(threadIdx.x); i < static_cast<int>(a.heads) * rest; i += kThreads) {
+  for (int i = static_cast<int>(threadIdx.x); i < static_cast<int>(a.heads) * rest; i += kRotaryThreads) {
     const int64_t column = static_cast<int64_t>(i / rest) * a.head_dim + a.rotary_dims + i % rest;
     float value = static_cast<float>(a.x[t * a.x_stride + column]);
     T* to = a.y + t * a.y_stride + column;
@@ -39,7 +39,7 @@ void rotary_cuda(Context& ctx, const RotaryArgs<T>& args) {
     rotary_turn::launch<T, TurnPlan, false>(ctx, args);
   }
   if (args.x == args.y || args.rotary_dims == args.head_dim) return;
-  pass_kernel<<<static_cast<unsigned>(args.tokens), kThreads, 0, cuda_stream(ctx)>>>(args);
+  pass_kernel<<<static_cast<unsigned>(args.tokens), kRotaryThreads, 0, cuda_stream(ctx)>>>(args);
   MATVLM_LAUNCH_CHECK();
 }
 template void rotary_cuda<float>(Context&, const RotaryArgs<float>&);

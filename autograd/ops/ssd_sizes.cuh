@@ -1,27 +1,12 @@
-// The chunk kernels of one pair of padded widths, behind function pointers: each pair is a source file of its own that
-// CMake generates (MATVLM_SSD_SIZES), so that a build can have few or all of them and compile them in parallel.
+// How a pair of padded widths fills its SizeKernels.
 #pragma once
-
-#include <cuda_runtime.h>
 
 #include "autograd/ops/ssd_backward_group.cuh"
 #include "autograd/ops/ssd_forward_hopper.cuh"
+#include "autograd/ops/ssd_sizes.h"
 #include "core/cuda_context.h"
 
 namespace matvlm::ssd_chunk {
-
-struct SizeKernels {
-  int p = 0, n = 0;                                // padded widths
-  int states_columns = 0;                          // of N that a block of the state pass keeps
-  int64_t states_shared = 0, backward_shared = 0;  // bytes of shared memory
-  int64_t forward_shared = 0;                      // of its smallest form
-  // maps: null or, sm_90a only, those of the operands. Grid of `states`: (heads, batch, directions or parts).
-  void (*states)(const StatesArgs&, const StatesMaps* maps, dim3 grid, cudaStream_t) = nullptr;
-  void (*forward)(const ForwardArgs&, int64_t shared_limit, dim3 grid, cudaStream_t) = nullptr;
-  void (*pipeline)(const ForwardArgs&, const ForwardMaps&, dim3 grid, cudaStream_t) = nullptr;  // sm_90a only
-  void (*backward)(const BackwardArgs&, const BackwardMaps* maps, bool shared_heads, dim3 grid, cudaStream_t) = nullptr;
-  bool (*has_sm90a)(Context&) = nullptr;  // whether the kernels marked so are in this build for this device
-};
 
 template <class Kernel, class... Args>
 void launch(Kernel kernel, dim3 grid, int threads, int64_t shared, cudaStream_t stream, const Args&... args) {
@@ -87,12 +72,5 @@ SizeKernels size_kernels() {
   };
   return k;
 }
-
-// All pairs of this build, in increasing order of work. Defined in a generated file.
-struct SizeList {
-  const SizeKernels* data;
-  int count;
-};
-SizeList all_sizes();
 
 }  // namespace matvlm::ssd_chunk

@@ -1,10 +1,11 @@
-// The sm_90a forward kernels for heads of 64 and 128: blocks of 64 columns. One file per few widths: they compile side
-// by side.
+// The sm_90a forward kernels; heads of 72 take those of 80.
 #include "autograd/ops/attention_hopper_forward.cuh"
 
 namespace matvlm::attention_kernels {
 
 template void forward_hopper<64>(Context&, const Bf16Forward&);
+template void forward_hopper<80>(Context&, const Bf16Forward&);
+template void forward_hopper<96>(Context&, const Bf16Forward&);
 template void forward_hopper<128>(Context&, const Bf16Forward&);
 
 bool hopper_compiled(Context& ctx) {

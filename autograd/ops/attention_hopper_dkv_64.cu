@@ -1,9 +1,0 @@
-// The sm_90a kernels of the gradients of k and v for heads of 64 and 128: blocks of 64 columns.
-#include "autograd/ops/attention_hopper_dkv.cuh"
-
-namespace matvlm::attention_kernels {
-
-template void dkv_hopper<64>(Context&, const Bf16Backward&);
-template void dkv_hopper<128>(Context&, const Bf16Backward&);
-
-}  // namespace matvlm::attention_kernels

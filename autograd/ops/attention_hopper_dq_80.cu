@@ -1,9 +1,0 @@
-// The sm_90a kernels of the gradient of q for heads of 80 (and 72) and 96.
-#include "autograd/ops/attention_hopper_dq.cuh"
-
-namespace matvlm::attention_kernels {
-
-template void dq_hopper<80>(Context&, const Bf16Backward&);
-template void dq_hopper<96>(Context&, const Bf16Backward&);
-
-}  // namespace matvlm::attention_kernels
