@@ -103,6 +103,20 @@ __device__ void round_weights(const float (&x)[kCount], unsigned (&weights)[kCou
   }
 }
 
+// Word j of the lane i of four lanes <- word i of its lane j.
+__device__ inline void transpose_words(unsigned (&w)[4], int lane) {
+#pragma unroll
+  for (int step = 1; step <= 2; step *= 2) {
+    const bool upper = (lane & step) != 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if ((i & step) != 0) continue;
+      const unsigned got = __shfl_xor_sync(0xffffffffU, upper ? w[i] : w[i + step], step);
+      (upper ? w[i] : w[i + step]) = got;
+    }
+  }
+}
+
 // store_group() of rows whose columns come in aligned pieces of 16 bytes: the four lanes of a row exchange their words,
 // so that each stores 8 columns of its own. All lanes of a warp call it.
 template <int kDim>
@@ -119,7 +133,7 @@ __device__ void store_vectors(const HeadTarget& target, const float (&x)[kDim / 
 #pragma unroll
     for (int n = 0; n + 4 <= kPieces; n += 4) {
       unsigned w[4] = {word(n), word(n + 1), word(n + 2), word(n + 3)};
-      hopper::transpose_words(w, lane);
+      transpose_words(w, lane);
       const int column = (n + lane) * 8;
       if (inside && column < p) *reinterpret_cast<uint4*>(to + column) = make_uint4(w[0], w[1], w[2], w[3]);
     }

@@ -2,7 +2,6 @@
 #include "autograd/ops/gelu_mlp.h"
 
 #include "autograd/ops/activation.h"
-#include "autograd/ops/gelu_gradient.h"
 #include "autograd/ops/linear.h"
 #include "autograd/ops/op_checks.h"
 #include "core/gemm.h"
@@ -37,7 +36,6 @@ Tensor forward_inner(Context& ctx, const Tensor& x, const GeluMlp& m, bool keep,
 // The gradient at GELU's argument from the one at the MLP's output.
 Tensor backward_inner(Context& ctx, const Tensor& dy, const Weight& w2, const Tensor& pre) {
   Tensor dpre = Tensor::empty(ctx, pre.shape(), pre.dtype());
-  if (gelu_gradient_fits(ctx, dpre) && gelu_gradient_product(ctx, dy, w2.value, pre, dpre)) return dpre;
   if (fused_gelu_gradient(ctx, dy, w2.value, pre, dpre)) return dpre;
   gemm(ctx, false, false, 1.0F, dy, w2.value, 0.0F, dpre);
   activation_gradient_into(ctx, Activation::gelu_tanh, dpre, pre, dpre, false);

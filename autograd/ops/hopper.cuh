@@ -104,22 +104,6 @@ __device__ inline void register_budget_lower() {
 // operands) can live in uniform registers.
 __device__ inline int uniform(int x) { return __shfl_sync(0xffffffffU, x, 0); }
 
-// ---- fragments ----
-
-// Word j of the lane i of four lanes <- word i of its lane j.
-__device__ inline void transpose_words(unsigned (&w)[4], int lane) {
-#pragma unroll
-  for (int step = 1; step <= 2; step *= 2) {
-    const bool upper = (lane & step) != 0;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if ((i & step) != 0) continue;
-      const unsigned got = __shfl_xor_sync(0xffffffffU, upper ? w[i] : w[i + step], step);
-      (upper ? w[i] : w[i + step]) = got;
-    }
-  }
-}
-
 // ---- wgmma ----
 
 __device__ inline void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
@@ -179,14 +163,6 @@ struct Operand {
 #define MATVLM_D48 MATVLM_D40 ",%40,%41,%42,%43,%44,%45,%46,%47"
 #define MATVLM_D56 MATVLM_D48 ",%48,%49,%50,%51,%52,%53,%54,%55"
 #define MATVLM_D64 MATVLM_D56 ",%56,%57,%58,%59,%60,%61,%62,%63"
-#define MATVLM_D96                                                                                        \
-  MATVLM_D64                                                                                              \
-  ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88," \
-  "%89,%90,%91,%92,%93,%94,%95"
-#define MATVLM_D128                                                                                        \
-  MATVLM_D96                                                                                               \
-  ",%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,%112,%113,%114,%115,%116," \
-  "%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
 #define MATVLM_O8(d, i)                                                                                       \
   "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), \
       "+f"(d[i + 7])
@@ -197,8 +173,6 @@ struct Operand {
 #define MATVLM_O48(d) MATVLM_O40(d), MATVLM_O8(d, 40)
 #define MATVLM_O56(d) MATVLM_O48(d), MATVLM_O8(d, 48)
 #define MATVLM_O64(d) MATVLM_O48(d), MATVLM_O8(d, 48), MATVLM_O8(d, 56)
-#define MATVLM_O96(d) MATVLM_O64(d), MATVLM_O8(d, 64), MATVLM_O8(d, 72), MATVLM_O8(d, 80), MATVLM_O8(d, 88)
-#define MATVLM_O128(d) MATVLM_O96(d), MATVLM_O8(d, 96), MATVLM_O8(d, 104), MATVLM_O8(d, 112), MATVLM_O8(d, 120)
 
 // d (64 x kN per warpgroup) = a b, plus d where add != 0; 16 columns of a, 16 rows of b. d[4 n + e] of a thread is the
 // C fragment of mma.cuh for columns 8 n, rows 16 (warp of the group); a from registers is that header's A fragment.
@@ -235,7 +209,6 @@ MATVLM_WGMMA(80, 40, 40, 41, 42, 43, 44, 45, 46)
 MATVLM_WGMMA(96, 48, 48, 49, 50, 51, 52, 53, 54)
 MATVLM_WGMMA(112, 56, 56, 57, 58, 59, 60, 61, 62)
 MATVLM_WGMMA(128, 64, 64, 65, 66, 67, 68, 69, 70)
-MATVLM_WGMMA(256, 128, 128, 129, 130, 131, 132, 133, 134)
 #undef MATVLM_WGMMA
 #undef MATVLM_D8
 #undef MATVLM_D16
@@ -245,8 +218,6 @@ MATVLM_WGMMA(256, 128, 128, 129, 130, 131, 132, 133, 134)
 #undef MATVLM_D48
 #undef MATVLM_D56
 #undef MATVLM_D64
-#undef MATVLM_D96
-#undef MATVLM_D128
 #undef MATVLM_O8
 #undef MATVLM_O16
 #undef MATVLM_O24
@@ -255,7 +226,5 @@ MATVLM_WGMMA(256, 128, 128, 129, 130, 131, 132, 133, 134)
 #undef MATVLM_O48
 #undef MATVLM_O56
 #undef MATVLM_O64
-#undef MATVLM_O96
-#undef MATVLM_O128
 
 }  // namespace matvlm::hopper

@@ -5,7 +5,7 @@
 namespace matvlm {
 namespace {
 
-using TurnPlan = rotary_turn::Plan<2, 2>;
+using TurnPlan = rotary_turn::Plan<2, 4>;
 constexpr int kRotaryThreads = 128;
 
 // Dims R and above of every head, which pass through, where y is not x.

@@ -4,7 +4,6 @@
 //
 // bench_mixer_ops           everything
 // bench_mixer_ops step      the shapes of the full-size step (B 4, L 1024) in bf16 alone
-// bench_mixer_ops variants  other ways of running some kernels, at those shapes
 #include <algorithm>
 #include <cstdio>
 #include <string>
@@ -19,7 +18,6 @@
 #include "autograd/seqlens.h"
 #include "tests/bench/bandwidth.cuh"
 #include "tests/bench/copy.h"
-#include "tests/bench/mixer_variants.h"
 
 namespace matvlm::bench {
 namespace {
@@ -108,17 +106,6 @@ void bench_conv(const BandwidthTable& bench, const ConvShape& s) {
                      [&](const auto& args) { conv1d_backward_cuda(bench.ctx, args); });
 }
 
-void bench_conv_variants(const BandwidthTable& bench, const ConvShape& s) {
-  for (const auto& variant : conv_forward_variants()) {
-    bench_conv_pass<bf16>(bench, s, "conv1d forward", variant.name, false,
-                          [&](const auto& args) { variant.launch(bench.ctx, args); });
-  }
-  for (const auto& variant : conv_backward_variants()) {
-    bench_conv_pass<bf16>(bench, s, "conv1d backward", variant.name, true,
-                          [&](const auto& args) { variant.launch(bench.ctx, args); });
-  }
-}
-
 // ---- Gated RMSNorm. z and dz are column ranges of wider rows.
 
 struct NormShape {
@@ -184,17 +171,6 @@ void bench_norm(const BandwidthTable& bench, const NormShape& s) {
                      [&](const auto& args) { gated_rms_norm_forward_cuda(bench.ctx, args); });
   bench_norm_pass<E>(bench, s, "gated norm backward", shape, true,
                      [&](const auto& args) { gated_rms_norm_backward_cuda(bench.ctx, args); });
-}
-
-void bench_norm_variants(const BandwidthTable& bench, const NormShape& s) {
-  for (const auto& variant : norm_forward_variants()) {
-    bench_norm_pass<bf16>(bench, s, "gated norm forward", variant.name, false,
-                          [&](const auto& args) { variant.launch(bench.ctx, args); });
-  }
-  for (const auto& variant : norm_backward_variants()) {
-    bench_norm_pass<bf16>(bench, s, "gated norm backward", variant.name, true,
-                          [&](const auto& args) { variant.launch(bench.ctx, args); });
-  }
 }
 
 // ---- Of attention. Q, k and v lie in one row; bytes of the rotation are the sectors that it touches.
@@ -333,14 +309,6 @@ void bench_step_shapes(const BandwidthTable& bench) {
   bench_attention_rows<bf16>(bench, 4096, 32, 80);
 }
 
-void bench_variants(const BandwidthTable& bench) {
-  bench_norm_variants(bench, kStepNorm);
-  bench_conv_variants(bench, kStepConv);
-  for (const auto& variant : rotary_variants()) {
-    bench_rotary<bf16>(bench, 4096, 32, 80, variant.name, [&](const auto& args) { variant.launch(bench.ctx, args); });
-  }
-}
-
 template <class E>
 void bench_all(const BandwidthTable& bench) {
   for (const ConvShape& s : {kStepConv,
@@ -377,10 +345,8 @@ int run(std::string_view what) {
   std::printf("%-18s %-38s %-5s %9s %9s %8s %8s\n", "op", "shape", "dtype", "ms", "MB", "GB/s", "of copy");
   if (what == "step") {
     bench_step_shapes(bench);
-  } else if (what == "variants") {
-    bench_variants(bench);
   } else {
-    check(what.empty(), "[bench_mixer_ops] found ", what, ", expected nothing, step or variants");
+    check(what.empty(), "[bench_mixer_ops] found ", what, ", expected nothing or step");
     bench_all<bf16>(bench);
     bench_all<float>(bench);
   }
