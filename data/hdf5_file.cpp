@@ -111,6 +111,7 @@ struct Hdf5File::Impl {
   Handle file;
   std::map<std::string, Pending> pending;
   mutable std::map<std::string, Handle> arrays;
+  mutable std::map<std::string, int64_t> lengths;  // when reading: what check_stored asks for is a walk over all chunks
 
   ~Impl() {
     const LibraryLock lock;
@@ -154,12 +155,14 @@ struct Hdf5File::Impl {
   }
 
   int64_t length(const std::string& name) const {
+    if (const auto known = lengths.find(name); known != lengths.end()) return known->second;
     const Handle space(H5Dget_space(array(name)), H5Sclose);
     const int rank = must(H5Sget_simple_extent_ndims(space.get()), "array '" + name + "'");
     check(rank == 1, path, ": array '", name, "': found ", rank, " dimensions, expected 1");
     hsize_t size = 0;
     must(H5Sget_simple_extent_dims(space.get(), &size, nullptr), "array '" + name + "'");
     check_stored(name, size);
+    if (temporary.empty()) lengths.emplace(name, static_cast<int64_t>(size));
     return static_cast<int64_t>(size);
   }
 
@@ -177,6 +180,7 @@ struct Hdf5File::Impl {
       must(H5Pset_deflate(layout.get(), kDeflateLevel), what);
     }
     must(H5Pset_fletcher32(layout.get()), what);
+    must(H5Pset_obj_track_times(layout.get(), false), what);  // the same content is the same file
     must(H5Pset_create_intermediate_group(groups.get(), 1), what);
     Handle made(H5Dcreate2(file.get(), name.c_str(), type.file, space.get(), groups.get(), layout.get(), H5P_DEFAULT),
                 H5Dclose);

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 
+#include <chrono>
 #include <csignal>
 #include <cstdlib>
 #include <filesystem>
@@ -52,6 +53,15 @@ void write_example(const std::string& path, int64_t count) {
   file.write_attribute("text", std::string("été"));
   file.write_attribute("nothing", std::string());
   file.commit();
+}
+
+// HDF5 notes the second in which an array was made, unless it is told not to.
+TEST(Hdf5File, TheSameContentIsTheSameFile) {
+  testing::TempDir dir;
+  write_example(dir.file("a.h5"), 30000);
+  std::this_thread::sleep_for(std::chrono::milliseconds(1100));
+  write_example(dir.file("b.h5"), 30000);
+  EXPECT_EQ(read_file(dir.file("a.h5")), read_file(dir.file("b.h5")));
 }
 
 TEST(Hdf5File, DeflatedArraysAreSmallerAndTheSame) {
