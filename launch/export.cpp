@@ -22,6 +22,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr double kLargestHalf = 65504.0;
+constexpr const char* kEmbedding = "language_model.model.embed_tokens.weight";
+constexpr const char* kHead = "language_model.lm_head.weight";
 constexpr const char* kIndexName = "model.safetensors.index.json";
 // Files of a Hugging Face folder that say how its tokenizer and generation are set up; a teacher keeps those it has.
 constexpr const char* kSideFiles[] = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
@@ -38,15 +40,21 @@ int64_t bytes_of(const TensorSpec& spec) { return shape_numel(spec.shape) * dtyp
 
 std::vector<OutputTensor> student_tensors(const RunTensors& tensors, DType dtype) {
   std::vector<OutputTensor> out;
+  std::set<std::string> written;
+  const auto add = [&](const OutputTensor& tensor) {
+    if (written.insert(tensor.spec.name).second) out.push_back(tensor);
+  };
   for (const ModelTensor& t : model_tensors(tensors.config)) {
-    out.push_back({{export_name(tensors.config, t.name), t.keep_float32 ? DType::f32 : dtype, t.shape}, t.name});
+    const DType as = t.keep_float32 ? DType::f32 : dtype;
+    add({{export_name(tensors.config, t.name), as, t.shape}, t.name});
+    // A head that is the embedding once more under its own name: the published classes look for every name of theirs.
+    const bool shared = tensors.config.text.tied_head && !tensors.config.mamba.ssm_layers.empty();
+    if (shared && t.name == kEmbedding) add({{export_name(tensors.config, kHead), as, t.shape}, t.name});
   }
   if (!tensors.frozen) return out;
   for (const std::string& name : tensors.frozen->names()) {
     const TensorInfo& info = tensors.frozen->info(name);
-    if (is_unused_tensor(tensors.config, name) && info.dtype) {
-      out.push_back({{name, *info.dtype, info.shape}, name, true});
-    }
+    if (is_unused_tensor(tensors.config, name) && info.dtype) add({{name, *info.dtype, info.shape}, name, true});
   }
   return out;
 }
@@ -181,13 +189,18 @@ void check_replaceable(const std::string& out) {
 }
 
 // The config: the teacher's own where that is TinyLLaVA's, since the published classes look for more in it (the names
-// of the language model and the tower on the hub) than a model's sizes.
+// of the language model and the tower on the hub) than a model's sizes. Of a language model they look for its name.
 void write_config(const RunTensors& tensors, const std::string& dir) {
   write_model_config(tensors.config, dir);
   const std::string own = tensors.folder + "/config.json";
   if (tensors.folder.empty() || !fs::exists(own)) return;
   Json json = Json::read_file(own);
-  if (!json.has("text_config") || !json.has("model_type")) return;
+  if (!json.has("text_config") || !json.has("model_type")) {
+    if (!json.has("_name_or_path") || !json.at("_name_or_path").is_string()) return;
+    Json written = Json::read_file(dir + "/config.json");
+    written.set("_name_or_path", json.at("_name_or_path"));
+    return write_file_atomic(dir + "/config.json", written.dump(2) + "\n");
+  }
   if (tensors.config.max_length > 0) json.set("tokenizer_model_max_length", tensors.config.max_length);
   write_file_atomic(dir + "/config.json", json.dump(2) + "\n");
 }

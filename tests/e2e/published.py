@@ -7,8 +7,8 @@ python3 published.py CHECKOUT read TEACHER STUDENT LOGITS       a student's fold
 
 CHECKOUT is a clone of github.com/hustvl/MaTVLM. Python needs torch, transformers 4.43, einops, safetensors and triton, and
 mamba_ssm on its path, whose Python sources are enough; with those of flash_attn too, `read` also runs the classes that
-evaluate. The folders of OUT and TEACHER are best given as in the config, relative ones stay so. JSON: sizes and switches.
-LOGITS gets `ids`, `image`, `text_ids`, and logits `image.train`, `text.train`, `image.eval`, `text.eval`.
+evaluate. JSON: sizes and switches, without `vision` those of a language model alone, a Llama. LOGITS gets `ids`, `image`,
+`text_ids`, and logits `image.train`, `text.train`, `image.eval`, `text.eval`.
 
 What only a GPU runs is replaced by mamba_ssm's own plain forms of the same functions: the chunk scan by
 ssd_chunk_scan_combined_ref, the gated norm by rms_norm_ref; the convolution by torch's, rotary by a plain rotation. All else
@@ -77,6 +77,7 @@ def plain_conv(x, weight, bias=None, activation=None, seq_idx=None):
 
 def replace_mixer_kernels():
     scan, norm = import_mamba_ssm()
+    plain_norm = importlib.import_module("mamba_ssm.ops.triton.layer_norm")
     layer = importlib.import_module("mamba2.hybrid_mamba_layer")
 
     def chunk_scan(x, dt, A, B, C, chunk_size, D=None, z=None, dt_bias=None, dt_softplus=False, seq_idx=None,
@@ -95,6 +96,7 @@ def replace_mixer_kernels():
     layer.RMSNormGated.forward = lambda self, x, z=None: norm.rms_norm_ref(
         x, self.weight, self.bias, z=z, eps=self.eps, group_size=self.group_size,
         norm_before_gate=self.norm_before_gate)
+    plain_norm.RMSNorm.forward = lambda self, x: plain_norm.rms_norm_ref(x, self.weight, self.bias, eps=self.eps)
 
 
 def without_device(make):
@@ -102,14 +104,32 @@ def without_device(make):
     return functools.wraps(make)(lambda *args, **kwargs: make(*args, **{**kwargs, "device": "cpu"}))
 
 
-def import_published(checkout):
-    sys.path.insert(0, checkout)
-    sys.meta_path.append(Absent())
-    replace_mixer_kernels()
-    torch.nn.Module.cuda = lambda self, *args, **kwargs: self
-    wrapper = importlib.import_module("mamba2.hybrid_wrapper_tinyllava")
-    wrapper.PhiMambaDecoderLayer = without_device(wrapper.PhiMambaDecoderLayer)
-    return wrapper
+def on_cpu(name):
+    """A module of the published code whose layers are made on the CPU."""
+    module = importlib.import_module(name)
+    for layer in ("PhiMambaDecoderLayer", "PhiMHADecoderLayer", "MambaDecoderLayer", "MHADecoderLayer"):
+        if hasattr(module, layer):
+            setattr(module, layer, without_device(getattr(module, layer)))
+    return module
+
+
+class Published:
+    """The classes that train: with pictures (TinyLLaVA) and, for a language model alone, without."""
+
+    def __init__(self, checkout):
+        sys.path.insert(0, checkout)
+        sys.meta_path.append(Absent())
+        replace_mixer_kernels()
+        torch.nn.Module.cuda = lambda self, *args, **kwargs: self
+        self.with_pictures = on_cpu("mamba2.hybrid_wrapper_tinyllava").TinyllavaMambaTransformerHybridModelWrapper
+        self.text_only = on_cpu("mamba2.hybrid_wrapper").MambaTransformerHybridModelWrapper
+
+    def make(self, checkpoint, teacher, config):
+        from mamba2.hybrid_mamba_config import PhiMambaConfig
+
+        wrapper = self.with_pictures if isinstance(config, PhiMambaConfig) else self.text_only
+        return wrapper.init_distillation(checkpoint, teacher, config, attn_layers=config.attn_layers,
+                                         dtype=torch.float32, attn_implementation="eager")
 
 
 def rotate(x, cos, sin, interleaved=False, inplace=False, seqlen_offsets=0):
@@ -127,15 +147,28 @@ def rotate_keys(kv, cos, sin, interleaved=False, seqlen_offsets=0):
     return torch.stack([rotate(kv[:, :, 0], cos, sin, interleaved), kv[:, :, 1]], 2)
 
 
+class RepeatedHeads:
+    """torch.nn.functional for mamba_ssm's attention, which repeats shared heads only where it decodes with a cache."""
+
+    def __getattr__(self, name):
+        return getattr(F, name)
+
+    @staticmethod
+    def scaled_dot_product_attention(q, k, v, **options):
+        k, v = (torch.repeat_interleave(t, q.shape[1] // t.shape[1], 1) for t in (k, v))
+        return F.scaled_dot_product_attention(q, k, v, **options)
+
+
 def import_evaluation():
-    wrapper = importlib.import_module("mamba2_inference.hybrid_wrapper_tinyllava")
+    with_pictures = on_cpu("mamba2_inference.hybrid_wrapper_tinyllava").EvalMamba2TransformerHybridModelWrapper
+    text_only = on_cpu("mamba2_inference.hybrid_wrapper").MambaTransformerHybridModelWrapper
     model = importlib.import_module("mamba2_inference.hybrid_model")
-    wrapper.PhiMambaDecoderLayer = without_device(wrapper.PhiMambaDecoderLayer)
-    wrapper.PhiMHADecoderLayer = without_device(wrapper.PhiMHADecoderLayer)
-    model.apply_rotary_emb_func = rotate
-    model.apply_rotary_emb_kv_ = rotate_keys
+    for module in (model, importlib.import_module("flash_attn.layers.rotary")):
+        module.apply_rotary_emb_func = rotate
+        module.apply_rotary_emb_kv_ = rotate_keys
     model.F = F  # used there and not imported
-    return wrapper.EvalMamba2TransformerHybridModelWrapper
+    importlib.import_module("mamba_ssm.modules.mha").F = RepeatedHeads()
+    return with_pictures, text_only
 
 
 def spread(model, seed, parts=("",)):
@@ -148,7 +181,7 @@ def spread(model, seed, parts=("",)):
         noise = torch.randn(tensor.shape, generator=generator)
         if "mamba" in name and name.endswith(("A_log", "dt_bias")):
             tensor.data += 0.3 * noise
-        elif name.endswith((".D", "norm.weight", "layernorm.weight")) or "layer_norm" in name and tensor.dim() == 1:
+        elif name.endswith((".D", "norm.weight")) or "layer_norm" in name and tensor.dim() == 1:
             tensor.data = 1 + 0.2 * noise if not name.endswith("bias") else 0.2 * noise
         elif tensor.dim() == 1:
             tensor.data = 0.2 * noise
@@ -181,82 +214,114 @@ def make_teacher(out, sizes):
     model.language_model.save_pretrained(llm)
 
 
-def start_student(wrapper, teacher, sizes):
+def make_language_model(out, sizes):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    # Named in its config, by which the classes that evaluate find it.
+    config = LlamaConfig(name_or_path=out, **sizes["text"])
+    spread(LlamaForCausalLM(config).float(), 1).save_pretrained(out)
+
+
+def start_student(published, teacher, sizes):
     """As train_hybrid.py does."""
-    from mamba2.hybrid_mamba_config import PhiMambaConfig
+    from mamba2.hybrid_mamba_config import MambaConfig, PhiMambaConfig
 
     text = sizes["text"]
     width = text["hidden_size"] // text["num_attention_heads"]
     inner = {"expand": 1, "ngroups": text["num_attention_heads"], "d_state": width, **sizes.get("ssm_cfg", {})}
     attention = [i for i in range(text["num_hidden_layers"]) if i not in sizes["ssm_layers"]]
-    config = PhiMambaConfig(text["hidden_size"], inner, text.get("layer_norm_eps", 1e-5), d_inner=text["hidden_size"],
-                            d_xb=text["num_key_value_heads"] * width, intermediate_size=text["intermediate_size"],
-                            hidden_act="gelu_new", n_layer=text["num_hidden_layers"], attn_layers=attention,
-                            resid_pdrop=0.1, is_bias=sizes["is_bias"])
-    return wrapper.TinyllavaMambaTransformerHybridModelWrapper.init_distillation(
-        None, teacher, config, attn_layers=attention, dtype=torch.float32, attn_implementation="eager")
+    same = dict(d_inner=text["hidden_size"], d_xb=text["num_key_value_heads"] * width,
+                intermediate_size=text["intermediate_size"], n_layer=text["num_hidden_layers"], attn_layers=attention,
+                is_bias=sizes["is_bias"])
+    if "vision" in sizes:
+        config = PhiMambaConfig(text["hidden_size"], inner, 1e-5, hidden_act="gelu_new", resid_pdrop=0.1, **same)
+    else:
+        config = MambaConfig(text["hidden_size"], inner, text["rms_norm_eps"], hidden_act="silu", **same)
+    return published.make(None, teacher, config)
 
 
-def load_student(wrapper, teacher, student):
-    """As prev_checkpoint_path and checkpoint_path of their trainer do: every tensor's name and shape must be its own."""
-    from mamba2.hybrid_mamba_config import PhiMambaConfig
-    from util import construct_language_layer_dict, load_safetensors_to_dict
+def load_config(student):
+    from mamba2.hybrid_mamba_config import MambaConfig, PhiMambaConfig
 
     with open(os.path.join(student, "mamba_config.json")) as file:
-        config = PhiMambaConfig(**json.load(file))
-    make = wrapper.TinyllavaMambaTransformerHybridModelWrapper.init_distillation
-    model = make(student, teacher, config, attn_layers=config.attn_layers, dtype=torch.float32,
-                 attn_implementation="eager")
-    layers, is_mamba = construct_language_layer_dict(load_safetensors_to_dict(student), config.n_layer)
-    again = make(None, teacher, config, attn_layers=config.attn_layers, dtype=torch.float32,
-                 attn_implementation="eager")
+        config = json.load(file)
+    return PhiMambaConfig(**config) if "layer_norm_eps" in config else MambaConfig(**config)
+
+
+def load_student(published, teacher, student):
+    """As prev_checkpoint_path and checkpoint_path of their trainer do: every tensor's name and shape must be its own."""
+    from util import construct_language_layer_dict, construct_layer_dict, load_safetensors_to_dict
+
+    config = load_config(student)
+    model = published.make(student, teacher, config)
+    again = published.make(None, teacher, config)
+    tensors = load_safetensors_to_dict(student)
+    if isinstance(again, published.with_pictures):
+        layers, is_mamba = construct_language_layer_dict(tensors, config.n_layer)
+        modules = again.model.language_model.model.layers
+    else:
+        layers, is_mamba = construct_layer_dict(tensors, config.n_layer)
+        modules = again.model.model.layers
+    assert [i for i in range(config.n_layer) if not is_mamba[i]] == config.attn_layers
     for layer in range(config.n_layer):
         if is_mamba[layer]:
-            again.model.language_model.model.layers[layer].load_state_dict(layers[layer])
+            modules[layer].load_state_dict(layers[layer])
     return model
 
 
-def load_evaluation(evaluation, student):
+def load_evaluation(evaluation, student, pictures):
     """As load_pretrained_model does, in float32 and on the CPU."""
     from tinyllava.model.modeling_tinyllava import HybridTinyLlavaForConditionalGeneration
 
+    with_pictures, text_only = evaluation
+    options = dict(torch_dtype=torch.float32, attn_implementation="eager")
+    if not pictures:
+        return text_only.from_pretrained(student, **options)
     model = HybridTinyLlavaForConditionalGeneration.from_pretrained(student, torch_dtype=torch.float32)
-    model.language_model = evaluation.from_pretrained(student, torch_dtype=torch.float32, attn_implementation="eager")
+    model.language_model = with_pictures.from_pretrained(student, **options)
     return model
 
 
 class Inputs:
-    def __init__(self, image_size, vocabulary):
+    """A row without a picture that is longer than a chunk of the scan, and one with a picture for models that see."""
+
+    def __init__(self, folder):
+        with open(os.path.join(folder, "config.json")) as file:
+            config = json.load(file)
         generator = torch.Generator().manual_seed(3)
+        vocabulary = config.get("text_config", config)["vocab_size"]
         ids = torch.randint(3, vocabulary, (300,), generator=generator)
-        self.text_ids = ids[:280].clone()  # longer than a chunk of the scan
+        self.text_ids = ids[:280].clone()
         self.ids = ids[280:].clone()
         self.ids[4] = -200
-        self.image = torch.rand((1, 3, image_size, image_size), generator=generator) * 2 - 1
+        self.image = None
+        if "vision_config" in config:
+            size = config["vision_config"]["image_size"]
+            self.image = torch.rand((1, 3, size, size), generator=generator) * 2 - 1
 
     def tensors(self):
-        return {"ids": self.ids.int(), "text_ids": self.text_ids.int(), "image": self.image}
+        text = {"text_ids": self.text_ids.int()}
+        return text if self.image is None else {**text, "ids": self.ids.int(), "image": self.image}
 
 
 def logits_of_trainer(model, inputs):
     model = model.model.eval()
     with torch.no_grad():
-        return {"image.train": model(input_ids=inputs.ids[None], images=inputs.image).logits[0],
-                "text.train": model(input_ids=inputs.text_ids[None]).logits[0]}
+        out = {"text.train": model(input_ids=inputs.text_ids[None], use_cache=False).logits[0]}
+        if inputs.image is not None:
+            out["image.train"] = model(input_ids=inputs.ids[None], images=inputs.image).logits[0]
+    return out
 
 
 def logits_of_evaluation(model, inputs):
     model = model.eval()
+    language_model = model if inputs.image is None else model.language_model
     with torch.no_grad():
-        row = model.prepare_inputs_labels_for_multimodal(inputs.ids[None], None, None, None, None, inputs.image)[4]
-        return {"image.eval": model.language_model(None, inputs_embeds=row).logits[0],
-                "text.eval": model.language_model(inputs.text_ids[None]).logits[0]}
-
-
-def inputs_for(folder):
-    with open(os.path.join(folder, "config.json")) as file:
-        config = json.load(file)
-    return Inputs(config["vision_config"]["image_size"], config["text_config"]["vocab_size"])
+        out = {"text.eval": language_model(inputs.text_ids[None]).logits[0]}
+        if inputs.image is not None:
+            row = model.prepare_inputs_labels_for_multimodal(inputs.ids[None], None, None, None, None, inputs.image)[4]
+            out["image.eval"] = language_model(None, inputs_embeds=row).logits[0]
+    return out
 
 
 def save(path, inputs, *logits):
@@ -268,26 +333,27 @@ def save(path, inputs, *logits):
 
 def main(checkout, command, *words):
     torch.set_num_threads(2)
-    wrapper = import_published(checkout)
+    torch.manual_seed(0)
+    published = Published(checkout)
     if command == "teacher":
-        make_teacher(words[0], json.loads(words[1]))
+        sizes = json.loads(words[1])
+        (make_teacher if "vision" in sizes else make_language_model)(words[0], sizes)
     elif command == "student":
         teacher, out, sizes, logits = words
-        model = start_student(wrapper, teacher, json.loads(sizes))
-        spread(model.model, 2, ("mamba", "connector"))
+        model = start_student(published, teacher, json.loads(sizes))
+        spread(model.model, 2, ("mamba.", "connector"))
         model.model.save_pretrained(out)
         model.save_config(out)
-        inputs = inputs_for(out)
+        inputs = Inputs(out)
         save(logits, inputs, logits_of_trainer(model, inputs))
     elif command == "read":
         teacher, student, logits = words
-        inputs = inputs_for(student)
-        parts = [logits_of_trainer(load_student(wrapper, teacher, student), inputs)]
+        inputs = Inputs(student)
+        parts = [logits_of_trainer(load_student(published, teacher, student), inputs)]
         # The classes that evaluate make mixers without biases.
-        with open(os.path.join(student, "mamba_config.json")) as file:
-            biases = json.load(file)["is_bias"]
-        if not biases and importlib.machinery.PathFinder.find_spec("flash_attn"):
-            parts.append(logits_of_evaluation(load_evaluation(import_evaluation(), student), inputs))
+        if not load_config(student).is_bias and importlib.machinery.PathFinder.find_spec("flash_attn"):
+            model = load_evaluation(import_evaluation(), student, inputs.image is not None)
+            parts.append(logits_of_evaluation(model, inputs))
         save(logits, inputs, *parts)
     else:
         assert command == "probe", command

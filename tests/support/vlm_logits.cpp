@@ -20,8 +20,9 @@ std::vector<float> vlm_logits(Context& ctx, const std::string& dir, const std::v
   rows.ids = ids;
   rows.cu = {0, static_cast<int64_t>(ids.size())};
   rows.image_of_row = {image.empty() ? -1 : 0};
-  const VisionConfig& vision = *config.vision;
-  const SplicedRows spliced = splice_rows(rows, vision.patches(), vision.drop_first_patch, 0, config.text.vocab);
+  const int64_t patches = config.vision ? config.vision->patches() : 0;
+  const bool drop_first = config.vision && config.vision->drop_first_patch;
+  const SplicedRows spliced = splice_rows(rows, patches, drop_first, 0, config.text.vocab);
   Graph g(ctx, false);
   Var tokens;
   if (!image.empty()) tokens = g.constant(encode_images(ctx, model, image, 1, DType::f32));

@@ -9,8 +9,8 @@
 
 namespace matvlm::testing {
 
-// `dir`: a model with a vision tower, in any layout. `image`: [3, S, S], normalised, for the one image mark in the row;
-// empty for a row without one. [positions, vocabulary] in float32.
+// `dir`: a model in any layout. `image`: [3, S, S], normalised, for the one image mark in the row; empty for a row
+// without one. [positions, vocabulary] in float32.
 std::vector<float> vlm_logits(Context& ctx, const std::string& dir, const std::vector<int32_t>& ids,
                               const std::vector<float>& image);
 
