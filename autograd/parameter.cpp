@@ -43,39 +43,57 @@ void ParameterStore::allocate(Context& ctx, DType compute_dtype, Offload offload
   check(!allocated(), "[parameters] allocated twice");
   check(compute_dtype == DType::f32 || compute_dtype == DType::bf16, "[parameters] compute dtype: found ",
         dtype_name(compute_dtype), ", expected f32 or bf16");
-  compute_dtype_ = compute_dtype;
-  offload_ = offload;
   int64_t size = 0;
   for (const auto& p : parameters_) {
     p->offset = size;
-    size += round_up(p->numel, kAlignment);
+    size += padded(p->numel);
   }
   size = std::max<int64_t>(round_up(size, kArenaPadding), kArenaPadding);
   const bool on_host = offload == Offload::cpu;
-  const bool masters_on_host = on_host && compute_dtype != DType::f32;
-  const auto make_arena = [&](bool host) {
-    return host ? Tensor::zeros_on_host(ctx, {size}, DType::f32) : Tensor::zeros(ctx, {size}, DType::f32);
+  const auto make_arena = [&](int64_t n, DType dtype, bool host = false) {
+    if (!host) bytes_ += n * dtype_size(dtype);
+    return host ? Tensor::zeros_on_host(ctx, {n}, dtype) : Tensor::zeros(ctx, {n}, dtype);
   };
-  master_ = make_arena(masters_on_host);
-  grad_ = make_arena(false);
-  moment1_ = make_arena(on_host);
-  moment2_ = make_arena(on_host);
-  if (compute_dtype != DType::f32) compute_ = Tensor::zeros(ctx, {size}, compute_dtype);
+  grad_ = make_arena(size, DType::f32);
+  moment1_ = make_arena(size, DType::f32, on_host);
+  moment2_ = make_arena(size, DType::f32, on_host);
+  if (compute_dtype == DType::f32) {
+    master_ = make_arena(size, DType::f32);
+  } else {
+    compute_ = make_arena(size, compute_dtype);
+    master_ = on_host ? Float32View(make_arena(size, DType::f32, true))
+                      : Float32View(compute_, make_arena(size, DType::i16),
+                                    make_arena(size / Float32View::kUpBits, DType::u8));
+  }
+  int64_t in_float32 = 0;
+  for (size_t i = 0; compute_.defined() && i < parameters_.size(); ++i) {
+    if (keep_float32_[i]) in_float32 += padded(parameters_[i]->numel);
+  }
+  if (in_float32 > 0) float32_ = make_arena(in_float32, DType::f32);
+  in_float32 = 0;
   for (size_t i = 0; i < parameters_.size(); ++i) {
     Parameter& p = *parameters_[i];
-    const auto view = [&](const Tensor& arena) {
-      return arena.slice_rows(p.offset, p.offset + p.numel).reshape(p.shape);
+    const auto view = [&](const Tensor& arena, int64_t offset) {
+      return arena.slice_rows(offset, offset + p.numel).reshape(p.shape);
     };
-    p.master = view(master_);
-    p.grad = view(grad_);
-    p.moment1 = view(moment1_);
-    p.moment2 = view(moment2_);
-    if (compute_.defined() && !keep_float32_[i]) {
-      p.value = view(compute_);
+    p.master = master_.slice(p.offset, p.offset + p.numel, p.shape);
+    p.grad = view(grad_, p.offset);
+    p.moment1 = view(moment1_, p.offset);
+    p.moment2 = view(moment2_, p.offset);
+    if (!compute_.defined()) {
+      p.value = p.master.whole();
+    } else if (keep_float32_[i]) {
+      p.value = view(float32_, in_float32);
+      in_float32 += padded(p.numel);
     } else {
-      p.value = masters_on_host ? Tensor::zeros(ctx, p.shape, DType::f32) : p.master;
+      p.value = view(compute_, p.offset);
     }
   }
+}
+
+int64_t ParameterStore::float32_offset(const Parameter& p) const {
+  if (!float32_.defined() || p.value.dtype() != DType::f32) return -1;
+  return p.value.data<float>() - float32_.data<float>();
 }
 
 Parameter* ParameterStore::find(const std::string& name) const {
@@ -89,12 +107,6 @@ int64_t ParameterStore::numel() const {
   int64_t n = 0;
   for (const auto& p : parameters_) n += p->numel;
   return n;
-}
-
-int64_t ParameterStore::bytes() const {
-  const int64_t values = compute_dtype_ == DType::f32 ? 0 : dtype_size(compute_dtype_);
-  const int64_t states = offload_ == Offload::none ? 12 : values == 0 ? 4 : 0;  // masters and moments
-  return grad_.numel() * (4 + values + states);
 }
 
 void ParameterStore::zero_grad(Context& ctx) const { grad_.zero(ctx); }
@@ -125,13 +137,9 @@ void ParameterStore::settle(Context& ctx, size_t first, size_t last) const {
 }
 
 void ParameterStore::refresh_compute(Context& ctx) const {
-  if (compute_.defined()) cast_into(ctx, master_, compute_);
-  refresh_float32(ctx);
-}
-
-void ParameterStore::refresh_float32(Context& ctx) const {
+  if (compute_.defined() && !master_.split()) cast_into(ctx, master_.whole(), compute_);
   for (const auto& p : parameters_) {
-    if (p->value.dtype() == DType::f32 && p->value.raw() != p->master.raw()) p->value.copy_from(ctx, p->master);
+    if (float32_offset(*p) >= 0) p->value.copy_from_floats(ctx, p->master.to_floats(ctx));
   }
 }
 

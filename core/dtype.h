@@ -99,6 +99,10 @@ struct DTypeOf<int64_t> {
   static constexpr DType value = DType::i64;
 };
 template <>
+struct DTypeOf<int16_t> {
+  static constexpr DType value = DType::i16;
+};
+template <>
 struct DTypeOf<uint8_t> {
   static constexpr DType value = DType::u8;
 };

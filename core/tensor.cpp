@@ -205,6 +205,8 @@ template std::vector<double> Tensor::to_vector<double>(Context&) const;
 template std::vector<bf16> Tensor::to_vector<bf16>(Context&) const;
 template std::vector<int32_t> Tensor::to_vector<int32_t>(Context&) const;
 template std::vector<int64_t> Tensor::to_vector<int64_t>(Context&) const;
+template std::vector<int16_t> Tensor::to_vector<int16_t>(Context&) const;
+template std::vector<uint8_t> Tensor::to_vector<uint8_t>(Context&) const;
 
 std::vector<float> Tensor::to_floats(Context& ctx) const {
   if (dtype_ == DType::f32) return to_vector<float>(ctx);

@@ -26,10 +26,10 @@ constexpr const char* kStateFile = "state.json";
 constexpr const char* kMoment1 = "moment1/";
 constexpr const char* kMoment2 = "moment2/";
 
-// One tensor of a file: its name there and the parameter's view it is written from or read into.
+// One tensor of a file: its name there and the parameter's values that are written or read.
 struct Slot {
   std::string name;
-  Tensor tensor;
+  Float32View tensor;
 };
 
 std::vector<Slot> master_slots(const ParameterStore& parameters) {
@@ -93,7 +93,7 @@ void read_slots(Context& ctx, const std::vector<Slot>& slots, const TensorSource
   check_slots(slots, source, allow_more);
   for (const Slot& slot : slots) {
     const std::vector<float> values = source.read_floats(name_in_source(source, slot.name));
-    slot.tensor.copy_from(ctx, Tensor::from_floats(ctx, values, slot.tensor.shape(), DType::f32));
+    slot.tensor.copy_from_floats(ctx, values);
   }
 }
 

@@ -55,8 +55,9 @@ Tensor ModelWeights::joined(const std::vector<std::string>& names) const {
   if (first != nullptr) {
     Shape shape = first->shape;
     shape[0] = (last->offset + last->numel - first->offset) / (first->numel / shape[0]);
-    const Tensor& arena = first->value.dtype() == DType::f32 ? store_->master() : store_->compute();
-    return arena.slice_rows(first->offset, last->offset + last->numel).reshape(shape);
+    const Tensor& arena = store_->compute().defined() ? store_->compute() : store_->master().whole();
+    const Tensor all = arena.slice_rows(first->offset, last->offset + last->numel).reshape(shape);
+    return all.raw() == first->value.raw() ? all : Tensor();
   }
   const auto found = joined_.find(names[0]);
   if (found == joined_.end()) return {};
@@ -200,6 +201,7 @@ void set_parameter(Context& ctx, const Parameter& parameter, const std::vector<f
   check(static_cast<int64_t>(values.size()) == parameter.numel, "[weights] '", parameter.name, "': found ",
         values.size(), " values, expected ", parameter.numel);
   parameter.master.copy_from_floats(ctx, values);
+  // Of split ones that is the compute copy as well.
   if (parameter.value.raw() != parameter.master.raw()) parameter.value.copy_from_floats(ctx, values);
 }
 

@@ -21,7 +21,7 @@ struct AdamWStep {
 // One update of every parameter from its gradient:
 //   p *= 1 - lr * weight_decay;  m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
 //   p -= lr / bias_correction1 * m / (sqrt(v / bias_correction2) + eps)
-// and the compute copy, rounded from it. Gradients are left as they are. Error when grad_scale or lr is not finite.
+// and what compute reads, rounded from it. Gradients are left as they are. Error when grad_scale or lr is not finite.
 void adamw(Context& ctx, const ParameterStore& parameters, const AdamWStep& step);
 
 // Euclidean norm of all gradients together, in double. NaN or infinite if a gradient is. Synchronises.

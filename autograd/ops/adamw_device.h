@@ -7,18 +7,26 @@
 
 namespace matvlm {
 
-// The arenas, n elements (a multiple of 4). Segment i is [begin[i], begin[i + 1]) with decay[i], begin[0] = 0, the last
-// one open; begins are multiples of 4.
+// A stretch of the arenas, from element `begin` (a multiple of 8) to where the next one begins.
+struct AdamWSegment {
+  int64_t begin;
+  int64_t decay;    // 0 or 1
+  int64_t float32;  // where its copy begins in AdamWArenas::float32; -1: it has none
+};
+
+// The arenas, n elements (a multiple of 8). Masters are whole, or split (Float32View) beside their compute copies.
 struct AdamWArenas {
   int64_t n = 0;
-  float* master = nullptr;
+  float* master = nullptr;  // nullptr where split
   const float* grad = nullptr;
   float* moment1 = nullptr;
   float* moment2 = nullptr;
-  bf16* compute = nullptr;  // or nullptr
-  int64_t segments = 0;
-  const int64_t* begin = nullptr;  // [segments], on the device
-  const int32_t* decay = nullptr;  // [segments], on the device
+  bf16* compute = nullptr;                 // or nullptr
+  uint16_t* low = nullptr;                 // of split masters
+  uint8_t* up = nullptr;                   // of split masters, [n / 8]
+  float* float32 = nullptr;                // or nullptr
+  int64_t segment_count = 0;               // at least 1, the first one from element 0 on
+  const AdamWSegment* segments = nullptr;  // on the device
 };
 void adamw_cuda(Context& ctx, const AdamWArenas& arenas, const AdamWStep& step);
 

@@ -248,7 +248,7 @@ void bench_optimizer(const BandwidthTable& bench) {
   const AdamWStep step{.lr = 1e-4, .weight_decay = 0.01, .bias_correction1 = 0.1, .bias_correction2 = 0.05};
   const std::string shape = cat(n / 1000000, " M elements");
   // The segments are uploaded by every call; a captured graph keeps what it sees, which does not change.
-  bench.report("adamw", shape, DType::bf16, 30 * n, 1, [&](int) { adamw(ctx, store, step); });
+  bench.report("adamw", shape, DType::bf16, 113 * n / 4, 1, [&](int) { adamw(ctx, store, step); });
   const int64_t blocks = (n + kSquaresBlock - 1) / kSquaresBlock;
   const Tensor scratch = Tensor::empty(ctx, {blocks + 1}, DType::f64);
   bench.report("sum of squares", shape, DType::f32, 4 * n, 1, [&](int) {

@@ -83,7 +83,8 @@ TEST(MemoryPlan, OfAGpu) {
   MemoryRequest offloaded = request;
   offloaded.offload = Offload::cpu;
   const MemoryPlan less = plan_memory(offloaded);
-  EXPECT_EQ(less.trained * 3, half.trained);  // 6 bytes a parameter of 18
+  // Moments and what masters have beside their compute copies: 10 1/8 bytes of 16 1/8.
+  EXPECT_EQ(half.trained - less.trained, models->store().grad().numel() * 81 / 8);
   EXPECT_EQ(less.activations, half.activations);
   request.length = 60;
   EXPECT_GT(plan_memory(request).activations, half.activations);

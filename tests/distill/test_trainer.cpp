@@ -29,7 +29,7 @@ void expect_refused(const std::string& name, const LossConfig& loss, const std::
   values[1] = std::nanf("");
   set_parameter(ctx(), p, values);
   const ParameterStore& store = models->store();
-  const auto bits = [&](const Tensor& arena) {
+  const auto bits = [&](const Float32View& arena) {
     std::vector<uint32_t> out;
     for (const float v : arena.to_floats(ctx())) out.push_back(std::bit_cast<uint32_t>(v));
     return out;

@@ -37,10 +37,11 @@ std::string error_of(const std::function<void()>& action) {
 
 // Two parameters with values that depend on `seed`.
 struct Model {
-  explicit Model(uint64_t seed, int64_t rows = 3, const std::string& second = "b.bias", DType dtype = DType::bf16) {
+  explicit Model(uint64_t seed, int64_t rows = 3, const std::string& second = "b.bias", DType dtype = DType::bf16,
+                 Offload offload = Offload::none) {
     store.declare("a.weight", {rows, 70});
     store.declare(second, {5}, true);
-    store.allocate(cpu(), dtype);
+    store.allocate(cpu(), dtype, offload);
     for (const auto& p : store.parameters()) {
       fill(p->master, p->name + "m", seed);
       fill(p->moment1, p->name + "1", seed);
@@ -48,14 +49,14 @@ struct Model {
     }
     store.refresh_compute(cpu());
   }
-  static void fill(const Tensor& tensor, const std::string& name, uint64_t seed) {
-    const std::vector<float> values = testing::convert<float>(testing::random_values(name, tensor.numel(), 1.0, seed));
-    tensor.copy_from(cpu(), Tensor::from_floats(cpu(), values, tensor.shape(), DType::f32));
+  static void fill(const Float32View& view, const std::string& name, uint64_t seed) {
+    view.copy_from_floats(cpu(), testing::convert<float>(testing::random_values(name, view.numel(), 1.0, seed)));
   }
   std::vector<std::vector<float>> contents() const {
     std::vector<std::vector<float>> all;
     for (const auto& p : store.parameters()) {
-      for (const Tensor* t : {&p->master, &p->value, &p->moment1, &p->moment2}) all.push_back(t->to_floats(cpu()));
+      all.push_back(p->master.to_floats(cpu()));
+      for (const Tensor* t : {&p->value, &p->moment1, &p->moment2}) all.push_back(t->to_floats(cpu()));
     }
     return all;
   }
@@ -98,6 +99,26 @@ TEST(Checkpoint, ReadsBackTheSameBits) {
   load_checkpoint(cpu(), loaded.store, dir.file("c"));
   EXPECT_EQ(loaded.contents(), saved.contents());
   EXPECT_EQ(state_from_text(state_text(state), "text"), state);
+}
+
+// Masters that are whole (offloaded) and those that are split beside their bf16 copies leave the same files and read
+// each other's.
+TEST(Checkpoint, IsTheSameForMastersInEitherForm) {
+  const TempDir dir;
+  Model split(1), whole(1, 3, "b.bias", DType::bf16, Offload::cpu);
+  ASSERT_TRUE(split.store.master().split());
+  ASSERT_FALSE(whole.store.master().split());
+  EXPECT_EQ(split.contents(), whole.contents());
+  write_checkpoint(cpu(), split.store, state_at(1), "", dir.file("split"));
+  write_checkpoint(cpu(), whole.store, state_at(1), "", dir.file("whole"));
+  for (const char* name : {"/model.safetensors", "/optimizer.safetensors"}) {
+    EXPECT_EQ(read_file(dir.file("split") + name), read_file(dir.file("whole") + name)) << name;
+  }
+  Model split_again(2), whole_again(2, 3, "b.bias", DType::bf16, Offload::cpu);
+  load_checkpoint(cpu(), split_again.store, dir.file("whole"));
+  load_checkpoint(cpu(), whole_again.store, dir.file("split"));
+  EXPECT_EQ(split_again.contents(), split.contents());
+  EXPECT_EQ(whole_again.contents(), split.contents());
 }
 
 TEST(Checkpoint, ListsEveryWrongTensorAndChangesNothing) {

@@ -57,7 +57,7 @@ class TestParameters {
       if (!input.parameter) continue;
       const Parameter& p = *store.find(input.name);
       const auto values = convert<float>(input.values);
-      ctx.to_device(p.master.raw(), values.data(), p.numel * 4);
+      p.master.copy_from_floats(ctx, values);
       const std::vector<float> start(values.size(), kGradStart);
       ctx.to_device(p.grad.raw(), start.data(), p.numel * 4);
     }
