@@ -4,9 +4,10 @@
 // core/gemm_choice.cpp. Candidates take turns, so all see the clocks of their mean power: on a card that is held by its
 // power an entry has to be ahead in a trace of the step, too.
 //   bench_gemm [--short] [--steady SECONDS] [--rows N] [WORD ...]
-// --short: proposals only; --steady: the proposals by what each does to the card when it runs alone for that long:
-// time, clock, power, energy of one product, sorted by energy; --rows: positions of an update in place of 4096; words:
-// products whose name contains one of them
+// --short: proposals only; --steady: the proposals by what each does to the card when it runs alone for that long: time
+// (at the power limit that is the energy), clock, and power and energy by NVML, whose power is a mean over about a
+// second: these two need three seconds and more; --rows: positions of an update in place of 4096; words: products whose
+// name contains one of them
 #include <algorithm>
 #include <array>
 #include <chrono>
@@ -132,6 +133,7 @@ struct Candidate {
   cublasLtMatmulAlgo_t algorithm{};
   std::string origin;       // "ours", "64 MiB #3", "search"
   bool from_table = false;  // its attributes alone give the same algorithm
+  size_t workspace = 0;     // bytes; some algorithms clear a counter in it before each launch
   double ms = 0;
   double watts = 0, megahertz = 0;  // --steady
   double joules() const { return watts * ms * 1e-3; }
@@ -184,7 +186,10 @@ void Search::add(const cublasLtMatmulAlgo_t& algorithm, const std::string& origi
   stop.record(cuda_);
   const double ms = stop.since(start);
   if (!candidates_.empty() && ms > 1.3 * candidates_.front().ms) return;
-  candidates_.push_back({algorithm, origin, made && same(algorithm, again), ms});
+  cublasLtMatmulHeuristicResult_t checked{};
+  MATVLM_BLAS_CHECK(cublasLtMatmulAlgoCheck(cuda_.blas(), problem_.desc.get(), problem_.a.get(), problem_.b.get(),
+                                            problem_.c.get(), problem_.c.get(), &algorithm, &checked));
+  candidates_.push_back({algorithm, origin, made && same(algorithm, again), checked.workspaceSize, ms});
 }
 
 void Search::add_proposals(int64_t workspace) {
@@ -299,9 +304,10 @@ void Search::print() const {
   for (size_t i = 0; i < candidates_.size(); ++i) {
     const Candidate& c = candidates_[i];
     const AlgorithmConfig a = config_of(c.algorithm);
-    std::printf("    %8.1f us  {%d, %u, %u, %d, %u, %u, %u, %u, %u}  %-10s %s%s\n", c.ms * 1e3, a.id, a.tile, a.stages,
-                a.split_k, a.reduction, a.swizzle, a.custom, static_cast<unsigned>(a.inner),
-                static_cast<unsigned>(a.cluster), c.origin.c_str(), c.from_table ? "" : "not by its attributes ",
+    std::printf("    %8.1f us  {%d, %u, %u, %d, %u, %u, %u, %u, %u}  %-10s workspace %zu %s%s\n", c.ms * 1e3, a.id,
+                a.tile, a.stages, a.split_k, a.reduction, a.swizzle, a.custom, static_cast<unsigned>(a.inner),
+                static_cast<unsigned>(a.cluster), c.origin.c_str(), c.workspace,
+                c.from_table ? "" : "not by its attributes ",
                 i == 0 ? "" : cat("differs ", difference(ours, c)).c_str());
   }
   std::fflush(stdout);
@@ -400,17 +406,18 @@ void Search::run_steady(const EnergyMeter& meter, double seconds) {
   keep_best(7);
   const AlgorithmConfig ours = config_of(candidates_.front().algorithm);
   for (Candidate& c : candidates_) time_steady(c, meter, seconds);
-  std::sort(candidates_.begin(), candidates_.end(),
-            [](const Candidate& a, const Candidate& b) { return a.joules() < b.joules(); });
+  std::sort(candidates_.begin(), candidates_.end(), [](const Candidate& a, const Candidate& b) { return a.ms < b.ms; });
   const double flops =
       2.0 * static_cast<double>(product_.m) * static_cast<double>(product_.n) * static_cast<double>(product_.k);
   std::printf("%s, %d times, %.1f GFLOP\n", product_.name, product_.times, flops * 1e-9);
   for (const Candidate& c : candidates_) {
     const AlgorithmConfig a = config_of(c.algorithm);
-    std::printf("    %8.2f mJ %8.1f us %5.0f W %5.0f MHz %6.3f pJ/FLOP  {%d, %u, %u, %d, %u, %u, %u, %u, %u} %s%s\n",
-                c.joules() * 1e3, c.ms * 1e3, c.watts, c.megahertz, c.joules() / flops * 1e12, a.id, a.tile, a.stages,
-                a.split_k, a.reduction, a.swizzle, a.custom, static_cast<unsigned>(a.inner),
-                static_cast<unsigned>(a.cluster), a == ours ? "ours " : "", c.from_table ? "" : "not by attributes");
+    std::printf(
+        "    %8.2f mJ %8.1f us %5.0f W %5.0f MHz %6.3f pJ/FLOP  {%d, %u, %u, %d, %u, %u, %u, %u, %u} workspace %zu "
+        "%s%s\n",
+        c.joules() * 1e3, c.ms * 1e3, c.watts, c.megahertz, c.joules() / flops * 1e12, a.id, a.tile, a.stages,
+        a.split_k, a.reduction, a.swizzle, a.custom, static_cast<unsigned>(a.inner), static_cast<unsigned>(a.cluster),
+        c.workspace, a == ours ? "ours " : "", c.from_table ? "" : "not by attributes");
   }
   std::fflush(stdout);
 }
