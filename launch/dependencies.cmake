@@ -152,6 +152,7 @@ if(MATVLM_HAVE_CUDA)
   set(CMAKE_CUDA_ARCHITECTURES ${MATVLM_CUDA_ARCHITECTURES})
   set(CMAKE_CUDA_STANDARD 20)
   enable_language(CUDA)
+  set(CMAKE_CUDA_FLAGS_RELEASE "-O1 -DNDEBUG")  # of the host's side, which starts kernels; theirs is always -O3
   if(NOT DEFINED CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake 3.25 (Debian 12) does not know that nvcc has C++20
     set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
     set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")

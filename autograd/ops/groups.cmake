@@ -9,4 +9,6 @@ matvlm_group(elementwise activation adamw add attention_dnn cast embed_splice kv
 matvlm_group(norms attention_delta gated_rms_norm layer_norm reduce rms_norm)
 matvlm_group(losses head_loss layer_loss loss_sums)
 matvlm_group(attention_plain attention attention_backward)
-matvlm_group(sequences conv1d ssd_step)
+matvlm_group(attention_hopper attention_hopper_dkv attention_hopper_dq attention_hopper_forward)
+matvlm_group(attention_short attention_decode attention_mma_small)
+matvlm_group(sequences conv1d ssd_step ssd_chunk)

@@ -6,7 +6,7 @@
 
 #include "autograd/ops/ssd_backward.cuh"
 #include "autograd/ops/ssd_forward_hopper.cuh"
-#include "autograd/ops/ssd_sizes.h"
+#include "autograd/ops/ssd_sizes.cuh"
 #include "autograd/ops/tensor_map.cuh"
 #include "core/cuda_context.h"
 
