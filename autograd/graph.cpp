@@ -8,6 +8,16 @@
 
 namespace matvlm {
 
+Var::Var() = default;
+Var::Var(const Var&) = default;
+Var::Var(Var&&) noexcept = default;
+Var& Var::operator=(const Var&) = default;
+Var& Var::operator=(Var&&) noexcept = default;
+Var::~Var() = default;
+
+Graph::Graph(Context& ctx, bool recording) : ctx_(ctx), recording_(recording) {}
+Graph::~Graph() = default;
+
 Var Graph::constant(Tensor value) {
   Var v;
   v.impl_ = std::make_shared<Var::Impl>();

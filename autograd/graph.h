@@ -21,7 +21,12 @@ namespace matvlm {
 
 class Var {
  public:
-  Var() = default;
+  Var();  // these in graph.cpp, for the compiler's time
+  Var(const Var&);
+  Var(Var&&) noexcept;
+  Var& operator=(const Var&);
+  Var& operator=(Var&&) noexcept;
+  ~Var();
   bool defined() const { return impl_ != nullptr; }
   const Tensor& value() const { return value_; }
   bool requires_grad() const { return impl_ != nullptr && impl_->requires_grad; }
@@ -64,7 +69,8 @@ class Graph {
   using ParameterHook = std::function<void(Parameter& parameter)>;
 
   // recording = false: forward only (teacher, evaluation); nothing is kept.
-  explicit Graph(Context& ctx, bool recording = true) : ctx_(ctx), recording_(recording) {}
+  explicit Graph(Context& ctx, bool recording = true);
+  ~Graph();
   Graph(const Graph&) = delete;
   Graph& operator=(const Graph&) = delete;
 

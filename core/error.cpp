@@ -23,6 +23,8 @@ std::string one_line(std::string_view text) {
   return out;
 }
 
+Error::Error(const std::string& message) : std::runtime_error(one_line(message)) {}
+
 void MessagePart::append_to(std::string& message) const {
   switch (kind_) {
     case Kind::text:

@@ -16,7 +16,7 @@ std::string one_line(std::string_view text);
 
 class Error : public std::runtime_error {
  public:
-  explicit Error(const std::string& message) : std::runtime_error(one_line(message)) {}
+  explicit Error(const std::string& message);
 };
 
 // A piece of a message, which appears as std::ostream would print it; text must outlive the piece. Messages are lists

@@ -21,7 +21,13 @@ int64_t shape_numel(const Shape& shape);       // Error when negative or overflo
 
 class Tensor {
  public:
-  Tensor() = default;
+  // In tensor.cpp, and not made by the compiler wherever a tensor is copied or goes out of scope: every op does that.
+  Tensor();
+  Tensor(const Tensor&);
+  Tensor(Tensor&&) noexcept;
+  Tensor& operator=(const Tensor&);
+  Tensor& operator=(Tensor&&) noexcept;
+  ~Tensor();
   // Uninitialised.
   static Tensor empty(Context& ctx, Shape shape, DType dtype);
   static Tensor zeros(Context& ctx, Shape shape, DType dtype);

@@ -15,6 +15,8 @@
 #include "autograd/ops/rotary.h"
 #include "autograd/ops/ssd.h"
 
+template class std::vector<matvlm::Block>;
+
 namespace matvlm {
 namespace {
 

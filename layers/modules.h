@@ -99,3 +99,5 @@ void run_block(Graph& g, const Block& block, Stream& h, const Pass& pass, int64_
 Var finish_block(Graph& g, const Block& block, const Var& h, const Var& normed, const Var& mixed);
 
 }  // namespace matvlm
+
+extern template class std::vector<matvlm::Block>;  // in modules.cpp: its destructor alone is 5 KB

@@ -11,6 +11,7 @@
 #include <thread>
 #include <vector>
 
+#include "core/error.h"
 #include "core/file.h"
 #include "data/bpe_trainer.h"
 #include "data/dataset.h"

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <memory>
 
+#include "core/error.h"
 #include "core/file.h"
 #include "data/llava_json.h"
 #include "tests/support/temp_dir.h"

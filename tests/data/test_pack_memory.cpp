@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "core/error.h"
 #include "core/file.h"
 #include "data/bpe_trainer.h"
 #include "data/dataset.h"

@@ -3,6 +3,7 @@
 
 #include <filesystem>
 
+#include "core/error.h"
 #include "core/file.h"
 #include "core/json.h"
 #include "tests/support/errors.h"

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <filesystem>
 
+#include "core/error.h"
 #include "core/file.h"
 #include "core/json.h"
 #include "core/safetensors.h"

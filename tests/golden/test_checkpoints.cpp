@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 
 #include "autograd/ops/head_loss.h"
+#include "core/error.h"
 #include "core/file.h"
 #include "core/gguf_blocks.h"
 #include "core/gguf_model.h"

@@ -5,6 +5,7 @@
 #include <functional>
 
 #include "autograd/ops/head_loss.h"
+#include "core/error.h"
 #include "distill/generate.h"
 #include "launch/model_folder.h"
 #include "layers/config_text.h"

@@ -75,6 +75,8 @@ ValueSource tiny_values(const ModelConfig& config, uint64_t seed) {
   };
 }
 
+TinyModels::~TinyModels() = default;
+
 Models TinyModels::models() const {
   Models m;
   m.teacher = &teacher;

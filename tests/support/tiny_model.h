@@ -25,6 +25,7 @@ struct TinyModels {
   ModelConfig teacher_config, student_config;
   ModelWeights teacher_weights, student_weights;
   Vlm teacher, student;
+  ~TinyModels();
 
   Models models() const;
   ParameterStore& store() const { return student_weights.store(); }
