@@ -50,12 +50,19 @@ set_tests_properties(e2e.bad_inputs e2e.export e2e.help PROPERTIES RUN_SERIAL OF
 
 # Benchmarks: tests/bench/NAME.cpp (or NAME_cuda.cpp, which sees CUDA's headers) is the program bench_NAME; kernels
 # they share or compare are in *.cu. Not tests, they are run by hand on a GPU; of the way from the disk two also on a CPU.
+# *_variants_*.cu compile some kernels in dozens of ways, which takes minutes: programs that include a *_variants.h are
+# built only where they are asked for by name.
 set(benches ${CMAKE_CURRENT_SOURCE_DIR}/bench/import.cpp ${CMAKE_CURRENT_SOURCE_DIR}/bench/loader.cpp)
 set(bench_libraries matvlm_test_support)
 if(MATVLM_HAVE_CUDA)
   file(GLOB bench_kernels CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/bench/*.cu)
+  set(bench_variants ${bench_kernels})
+  list(FILTER bench_variants INCLUDE REGEX "_variants_[a-z]+\\.cu$")
+  list(FILTER bench_kernels EXCLUDE REGEX "_variants_[a-z]+\\.cu$")
   add_library(matvlm_bench_support STATIC ${bench_kernels})  # what they compare with
   target_link_libraries(matvlm_bench_support PUBLIC matvlm_test_support)
+  add_library(matvlm_bench_variants STATIC EXCLUDE_FROM_ALL ${bench_variants})
+  target_link_libraries(matvlm_bench_variants PUBLIC matvlm_test_support)
   list(APPEND bench_libraries matvlm_bench_support)
   file(GLOB benches CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/bench/*.cpp)
 endif()
@@ -64,6 +71,11 @@ foreach(file ${benches})
   string(REGEX REPLACE "_cuda$" "" name ${name})
   add_executable(bench_${name} ${file})
   target_link_libraries(bench_${name} PRIVATE ${bench_libraries})
+  file(STRINGS ${file} has_variants REGEX "_variants\\.h")
+  if(has_variants)
+    target_link_libraries(bench_${name} PRIVATE matvlm_bench_variants)
+    set_target_properties(bench_${name} PROPERTIES EXCLUDE_FROM_ALL ON)
+  endif()
 endforeach()
 
 # What tests/sanitizer/run.sh holds racecheck against.
