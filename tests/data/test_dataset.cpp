@@ -3,30 +3,17 @@
 
 #include <functional>
 
-#include "core/error.h"
 #include "data/batch.h"
 #include "data/dataset.h"
 #include "data/hdf5_file.h"
+#include "tests/support/errors.h"
 #include "tests/support/temp_dir.h"
 
 namespace matvlm {
 namespace {
 
-template <class Action>
-std::string error_of(const Action& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
-}
-
-void expect_message(const std::string& message, const std::string& start, const std::string& part) {
-  EXPECT_TRUE(message.starts_with(start)) << message;
-  EXPECT_NE(message.find(part), std::string::npos) << message;
-  EXPECT_EQ(message.find('\n'), std::string::npos) << message;
-}
+using testing::error_of;
+using testing::expect_message;
 
 // A pack of two samples written by hand, with one thing changed.
 struct RawPack {

@@ -14,25 +14,16 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "data/hdf5_file.h"
+#include "tests/support/errors.h"
 #include "tests/support/temp_dir.h"
 
 namespace matvlm {
 namespace {
 
-template <class Action>
-std::string error_of(const Action& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
-}
+using testing::error_of;
 
 void expect_message(const std::string& message, const std::string& path, const std::string& part) {
-  EXPECT_TRUE(message.starts_with(path + ": ")) << message;
-  EXPECT_NE(message.find(part), std::string::npos) << message;
-  EXPECT_EQ(message.find('\n'), std::string::npos) << message;
+  testing::expect_message(message, path + ": ", part);
 }
 
 std::vector<int32_t> numbers(int64_t count) {

@@ -5,13 +5,13 @@
 
 #include <filesystem>
 
-#include "core/error.h"
 #include "core/file.h"
 #include "data/batch.h"
 #include "data/bpe_trainer.h"
 #include "data/dataset.h"
 #include "data/image.h"
 #include "data/pack.h"
+#include "tests/support/errors.h"
 #include "tests/support/temp_dir.h"
 
 namespace matvlm {
@@ -19,21 +19,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-template <class Action>
-std::string error_of(const Action& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
-}
-
-void expect_message(const std::string& message, const std::string& start, const std::string& part) {
-  EXPECT_TRUE(message.starts_with(start)) << message;
-  EXPECT_NE(message.find(part), std::string::npos) << message;
-  EXPECT_EQ(message.find('\n'), std::string::npos) << message;
-}
+using testing::error_of;
+using testing::expect_message;
 
 std::string png_of(uint8_t grey) {
   Image image{4, 3, std::vector<uint8_t>(36, grey)};
@@ -270,7 +257,7 @@ TEST_F(Pack, PartsOfAnotherPackingAreNotUsed) {
   options_.part_samples = 1;
   const std::vector<std::string> entries = {entry("a", "a.png", "<image>What?", "a red ball"),
                                             entry("b", "", "What is it?", "a ball"), entry("x", "", "<image>", "a")};
-  EXPECT_NE(error_of([&] { pack(entries); }), "");
+  EXPECT_NE(error_of([&] { pack(entries); }), "no error");
   EXPECT_TRUE(fs::exists(options_.output + ".parts/part-000001.json"));
   options_.max_length = 399;
   options_.skip_bad = true;
@@ -286,15 +273,15 @@ TEST_F(Pack, PartsBelongToTheTemplateItself) {
   options_.form = find_template("phi");
   const std::vector<std::string> entries = {entry("a", "", "What?", "a red ball"), entry("b", "", "What is it?", "a"),
                                             entry("x", "", "<image>", "a")};
-  EXPECT_NE(error_of([&] { pack(entries); }), "");
+  EXPECT_NE(error_of([&] { pack(entries); }), "no error");
   options_.form->system = "Other words.";
-  EXPECT_NE(error_of([&] { pack_dataset(options_, tokenizer_); }), "");
+  EXPECT_NE(error_of([&] { pack_dataset(options_, tokenizer_); }), "no error");
   int64_t first = 0;
   const auto count_first = [&](const PackProgress& at) { first = first == 0 ? at.samples : first; };
-  EXPECT_NE(error_of([&] { pack_dataset(options_, tokenizer_, count_first); }), "");
+  EXPECT_NE(error_of([&] { pack_dataset(options_, tokenizer_, count_first); }), "no error");
   EXPECT_EQ(first, 0);  // goes on at the sample that ended it
   options_.form->system = "Again others.";
-  EXPECT_NE(error_of([&] { pack_dataset(options_, tokenizer_, count_first); }), "");
+  EXPECT_NE(error_of([&] { pack_dataset(options_, tokenizer_, count_first); }), "no error");
   EXPECT_EQ(first, 1);  // from the start
 }
 
@@ -319,7 +306,7 @@ TEST_F(Pack, AnotherUseThanThePackWasMadeForIsRefused) {
   pack({entry("g", "", "What?", "ball")});
   const std::string path = options_.output;
   const auto open_with = [&](const PackExpectation& expected) { return error_of([&] { Dataset(path, expected); }); };
-  EXPECT_EQ(open_with({300, 5, 400, tokenizer_.sha256()}), "");
+  EXPECT_EQ(open_with({300, 5, 400, tokenizer_.sha256()}), "no error");
   expect_message(open_with({100, 0, 0, ""}), path + ": sample 0", "outside the vocabulary, expected 0..99");
   expect_message(open_with({0, 6, 0, ""}), path, "'tokens_per_image': found 5, expected 6");
   expect_message(open_with({0, 0, 401, ""}), path, "'max_length': found 400, expected 401");
