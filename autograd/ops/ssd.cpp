@@ -85,16 +85,16 @@ void set_state(SsdArgs<E, float>& a, const StateIo& state) {
 }
 
 template <class E>
-void run_forward(Context& ctx, const SsdArgs<E, float>& a) {
+void run_forward(Context& ctx, const SsdArgs<E, float>& a, Tensor* steps) {
   const auto on_cpu = [&] {
     if constexpr (std::is_same_v<E, float>) ssd_forward_cpu(a);
   };
   dispatch_device(
-      ctx, [&] { ssd_forward_cuda(ctx, a); }, on_cpu);
+      ctx, [&] { ssd_forward_cuda(ctx, a, steps); }, on_cpu);
 }
 
 template <class E>
-void run_backward(Context& ctx, const SsdArgs<E, float>& a) {
+void run_backward(Context& ctx, const SsdArgs<E, float>& a, const Tensor& steps) {
   Tensor scratch;
   if constexpr (std::is_same_v<E, float>) {
     if (!ctx.on_gpu()) scratch = Tensor::empty(ctx, {ssd_backward_scratch(a)}, DType::f32);
@@ -103,7 +103,7 @@ void run_backward(Context& ctx, const SsdArgs<E, float>& a) {
     if constexpr (std::is_same_v<E, float>) ssd_backward_cpu(a, scratch.data<float>());
   };
   dispatch_device(
-      ctx, [&] { ssd_backward_cuda(ctx, a); }, on_cpu);
+      ctx, [&] { ssd_backward_cuda(ctx, a, steps); }, on_cpu);
 }
 
 // The slot keeps the buffer alive while the op writes into it.
@@ -116,7 +116,7 @@ void set_gradient(Graph& g, const Var& v, Graph::GradSlot& slot, E*& pointer, in
   accumulate = slot.accumulate;
 }
 
-void backward(Graph& g, const Inputs& in, const Tensor& dy) {
+void backward(Graph& g, const Inputs& in, const Tensor& steps, const Tensor& dy) {
   dispatch_float(kOp, in.x.value().dtype(), [&](auto element) {
     using E = decltype(element);
     auto a = make_args<E>(in);
@@ -130,7 +130,7 @@ void backward(Graph& g, const Inputs& in, const Tensor& dy) {
     a.da_log = grad_to_add(g.ctx(), in.a_log);
     a.dd = grad_to_add(g.ctx(), in.d);
     a.ddt_bias = grad_to_add(g.ctx(), in.dt_bias);
-    run_backward(g.ctx(), a);
+    run_backward(g.ctx(), a, steps);
   });
 }
 
@@ -146,16 +146,17 @@ Var ssd(Graph& g, const SsdShape& shape, const Var& x, const Var& b, const Var& 
                 lens->batch(), g.ctx().device());
   }
   Tensor y = Tensor::empty(g.ctx(), {tokens, shape.heads * shape.head_dim}, x.value().dtype());
+  Tensor steps;
   dispatch_float(kOp, x.value().dtype(), [&](auto element) {
     using E = decltype(element);
     auto a = make_args<E>(in);
     a.y = y.data<E>();
     a.y_stride = y.row_stride();
     if (state != nullptr) set_state(a, *state);
-    run_forward(g.ctx(), a);
+    run_forward(g.ctx(), a, g.recording() ? &steps : nullptr);
   });
   return g.node(std::move(y), {x, b, c, dt}, {a_log, d, dt_bias},
-                [in](Graph& graph, const Tensor& dy) { backward(graph, in, dy); });
+                [in, steps](Graph& graph, const Tensor& dy) { backward(graph, in, steps, dy); });
 }
 
 }  // namespace matvlm

@@ -59,9 +59,11 @@ struct SsdArgs {
 };
 
 // GPU launchers for float and bf16 (ssd.cu). They take what scratch they need from the context's allocator.
+// steps: what forward makes of dt, a_log and dt_bias, so that backward of the same operands need not make it again.
+// Forward sets it where not null, to an undefined tensor where its kernels have nothing of the kind.
 template <class E>
-void ssd_forward_cuda(Context& ctx, const SsdArgs<E, float>& args);
+void ssd_forward_cuda(Context& ctx, const SsdArgs<E, float>& args, Tensor* steps = nullptr);
 template <class E>
-void ssd_backward_cuda(Context& ctx, const SsdArgs<E, float>& args);
+void ssd_backward_cuda(Context& ctx, const SsdArgs<E, float>& args, const Tensor& steps = {});
 
 }  // namespace matvlm

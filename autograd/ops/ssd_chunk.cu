@@ -31,60 +31,71 @@ struct PrepareArgs {
   float *step, *cum;
 };
 
-__device__ ChunkInfo find_chunk(const int64_t* cu, int64_t batch, int64_t slot) {
+__device__ ChunkInfo chunk_of(int64_t slot, int64_t sequence, int64_t begin, int64_t end) {
+  const int64_t offset = (slot - first_slot(begin, sequence)) * kChunk;
+  const int64_t left = end - begin - offset;
+  return {begin + offset, static_cast<int32_t>(max(min(left, static_cast<int64_t>(kChunk)), int64_t{0}))};
+}
+
+// For a whole warp. Of few sequences it takes one access to memory, not a chain of them.
+__device__ ChunkInfo find_chunk(const int64_t* cu, int64_t batch, int64_t slot, int lane) {
+  if (batch < 32) {
+    const auto count = static_cast<int>(batch);
+    const int64_t begin = cu[min(lane, count)];
+    const bool begun = lane < count && first_slot(begin, lane) <= slot;
+    const int last = __popc(__ballot_sync(0xffffffffU, begun)) - 1;  // first_slot(cu[0], 0) is 0
+    const int64_t first = __shfl_sync(0xffffffffU, begin, last);
+    return chunk_of(slot, last, first, __shfl_sync(0xffffffffU, begin, last + 1));
+  }
   int64_t low = 0;
   int64_t high = batch;  // first_slot(low) <= slot < first_slot(high)
   while (high - low > 1) {
     const int64_t middle = (low + high) / 2;
     (first_slot(cu[middle], middle) <= slot ? low : high) = middle;
   }
-  const int64_t offset = (slot - first_slot(cu[low], low)) * kChunk;
-  const int64_t left = cu[low + 1] - cu[low] - offset;
-  return {cu[low] + offset, static_cast<int32_t>(max(min(left, static_cast<int64_t>(kChunk)), int64_t{0}))};
+  return chunk_of(slot, low, cu[low], cu[low + 1]);
 }
 
 // dt = softplus(raw + bias) and the running log2 decay of each chunk. A warp takes a head, a lane two tokens.
-// Grid: (slots, tiles of heads).
+// Grid: (slots, tiles of heads). The work is little, the time that of memory accesses one after the other: all that can
+// be asked for at once is.
 __global__ void __launch_bounds__(kPrepareThreads) prepare_kernel(PrepareArgs a) {
-  __shared__ ChunkInfo shared_chunk;
+  static_assert(kHeadTile == kPrepareThreads / 32);
   __shared__ float raw[kChunk][kHeadTile + 1];
   const int64_t slot = blockIdx.x;
-  if (threadIdx.x == 0) {
-    shared_chunk = find_chunk(a.cu, a.batch, slot);
-    if (blockIdx.y == 0) a.chunks[slot] = shared_chunk;
-  }
-  __syncthreads();
-  const ChunkInfo chunk = shared_chunk;
-  if (chunk.count == 0) return;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int warp = static_cast<int>(threadIdx.x) / 32;
   const int first_head = static_cast<int>(blockIdx.y) * kHeadTile;
+  const int head = first_head + warp;
+  const float a_log = head < a.heads ? a.a_log[head] : 0.0F;
+  const float dt_bias = head < a.heads ? a.dt_bias[head] : 0.0F;
+  const ChunkInfo chunk = find_chunk(a.cu, a.batch, slot, lane);
+  if (blockIdx.y == 0 && threadIdx.x == 0) a.chunks[slot] = chunk;
+  if (chunk.count == 0) return;
   for (int i = static_cast<int>(threadIdx.x); i < chunk.count * kHeadTile; i += kPrepareThreads) {
     const int row = i / kHeadTile;
     const int h = first_head + i % kHeadTile;
     if (h < a.heads) raw[row][i % kHeadTile] = static_cast<float>(a.dt[(chunk.first + row) * a.dt_stride + h]);
   }
   __syncthreads();
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  for (int i = static_cast<int>(threadIdx.x) / 32; i < kHeadTile; i += kPrepareThreads / 32) {
-    const int h = first_head + i;
-    if (h >= a.heads) break;
-    const float rate = -expf(a.a_log[h]) * kLog2E;
-    float step[2];
-    float exponent[2];
-    for (int k = 0; k < 2; ++k) {
-      const int row = 2 * lane + k;
-      const float x = row < chunk.count ? raw[row][i] + a.dt_bias[h] : 0.0F;
-      step[k] = row < chunk.count ? (x > 0.0F ? x + log1pf(expf(-x)) : log1pf(expf(x))) : 0.0F;
-      exponent[k] = row < chunk.count ? fmaxf(step[k] * rate, kSmallestStepDecay) : 0.0F;
-    }
-    float sum = exponent[0] + exponent[1];
-    for (int offset = 1; offset < 32; offset *= 2) {
-      const float other = __shfl_up_sync(0xffffffffU, sum, offset);
-      if (lane >= offset) sum += other;
-    }
-    const int64_t at = (static_cast<int64_t>(h) * a.slots + slot) * kChunk + 2 * lane;
-    *reinterpret_cast<float2*>(a.step + at) = make_float2(step[0], step[1]);
-    *reinterpret_cast<float2*>(a.cum + at) = make_float2(sum - exponent[1], sum);
+  if (head >= a.heads) return;
+  const float rate = -expf(a_log) * kLog2E;
+  float step[2];
+  float exponent[2];
+  for (int k = 0; k < 2; ++k) {
+    const int row = 2 * lane + k;
+    const float x = row < chunk.count ? raw[row][warp] + dt_bias : 0.0F;
+    step[k] = row < chunk.count ? (x > 0.0F ? x + log1pf(expf(-x)) : log1pf(expf(x))) : 0.0F;
+    exponent[k] = row < chunk.count ? fmaxf(step[k] * rate, kSmallestStepDecay) : 0.0F;
   }
+  float sum = exponent[0] + exponent[1];
+  for (int offset = 1; offset < 32; offset *= 2) {
+    const float other = __shfl_up_sync(0xffffffffU, sum, offset);
+    if (lane >= offset) sum += other;
+  }
+  const int64_t at = (static_cast<int64_t>(head) * a.slots + slot) * kChunk + 2 * lane;
+  *reinterpret_cast<float2*>(a.step + at) = make_float2(step[0], step[1]);
+  *reinterpret_cast<float2*>(a.cum + at) = make_float2(sum - exponent[1], sum);
 }
 
 // out [T, groups*width] (+)= sums over the parts of each group of partial [T, parts, padded].
@@ -143,27 +154,10 @@ Output output_of(bf16* data, int64_t stride, int64_t heads, int64_t groups, int6
 // The problem and the scratch that it points to.
 struct Prepared {
   Problem problem;
-  Tensor steps, chunks;
+  Tensor steps;  // f32: dt and exponents, both [H, slots, 64], then a ChunkInfo per slot
 };
 
-Prepared prepare(Context& ctx, const SsdArgs<bf16, float>& a) {
-  const SsdShape& s = a.shape;
-  Prepared out;
-  Problem& p = out.problem;
-  p.heads = static_cast<int>(s.heads);
-  p.head_dim = static_cast<int>(s.head_dim);
-  p.state = static_cast<int>(s.state);
-  p.slots = first_slot(a.tokens, a.batch);
-  p.cu = a.cu;
-  out.steps = Tensor::empty(ctx, {2, s.heads * p.slots * kChunk}, DType::f32);
-  out.chunks = Tensor::empty(ctx, {p.slots * static_cast<int64_t>(sizeof(ChunkInfo))}, DType::u8);
-  p.step = out.steps.data<float>();
-  p.cum = p.step + s.heads * p.slots * kChunk;
-  p.chunks = reinterpret_cast<const ChunkInfo*>(out.chunks.data<uint8_t>());
-  p.x = rows_of(a.x, a.x_stride, s.heads, s.x_groups, s.head_dim);
-  p.b = rows_of(a.b, a.b_stride, s.heads, s.b_groups, s.state);
-  p.c = rows_of(a.c, a.c_stride, s.heads, s.c_groups, s.state);
-  p.dy = rows_of(a.dy, a.dy_stride, s.heads, s.heads, s.head_dim);
+void launch_prepare(Context& ctx, const SsdArgs<bf16, float>& a, const Problem& p, float* steps, ChunkInfo* chunks) {
   const PrepareArgs args{a.cu,
                          a.batch,
                          p.slots,
@@ -172,12 +166,38 @@ Prepared prepare(Context& ctx, const SsdArgs<bf16, float>& a) {
                          a.dt_stride,
                          a.a_log,
                          a.dt_bias,
-                         reinterpret_cast<ChunkInfo*>(out.chunks.data<uint8_t>()),
-                         out.steps.data<float>(),
-                         out.steps.data<float>() + s.heads * p.slots * kChunk};
-  const dim3 grid(static_cast<unsigned>(p.slots), static_cast<unsigned>((s.heads + kHeadTile - 1) / kHeadTile));
+                         chunks,
+                         steps,
+                         steps + p.heads * p.slots * kChunk};
+  const dim3 grid(static_cast<unsigned>(p.slots), static_cast<unsigned>((p.heads + kHeadTile - 1) / kHeadTile));
   prepare_kernel<<<grid, kPrepareThreads, 0, cuda_stream(ctx)>>>(args);
   MATVLM_LAUNCH_CHECK();
+}
+
+// steps: those of a call with the same operands, or undefined.
+Prepared prepare(Context& ctx, const SsdArgs<bf16, float>& a, const Tensor& steps) {
+  const SsdShape& s = a.shape;
+  Prepared out;
+  Problem& p = out.problem;
+  p.heads = static_cast<int>(s.heads);
+  p.head_dim = static_cast<int>(s.head_dim);
+  p.state = static_cast<int>(s.state);
+  p.slots = first_slot(a.tokens, a.batch);
+  p.cu = a.cu;
+  const int64_t values = s.heads * p.slots * kChunk;
+  const int64_t size = 2 * values + p.slots * static_cast<int64_t>(sizeof(ChunkInfo) / sizeof(float));
+  if (steps.defined()) check_shape("ssd", "steps", steps, {size});
+  out.steps = steps.defined() ? steps : Tensor::empty(ctx, {size}, DType::f32);
+  auto* const first = out.steps.data<float>();
+  auto* const chunks = reinterpret_cast<ChunkInfo*>(first + 2 * values);  // values: a multiple of 64
+  p.step = first;
+  p.cum = first + values;
+  p.chunks = chunks;
+  p.x = rows_of(a.x, a.x_stride, s.heads, s.x_groups, s.head_dim);
+  p.b = rows_of(a.b, a.b_stride, s.heads, s.b_groups, s.state);
+  p.c = rows_of(a.c, a.c_stride, s.heads, s.c_groups, s.state);
+  p.dy = rows_of(a.dy, a.dy_stride, s.heads, s.heads, s.head_dim);
+  if (!steps.defined()) launch_prepare(ctx, a, p, first, chunks);
   return out;
 }
 
@@ -286,10 +306,11 @@ bool ssd_chunk_applies(Context& ctx, const SsdArgs<bf16, float>& a, bool backwar
   return std::max(needed, k->states_shared) <= shared_limit(ctx, a) && a.batch <= kGridLimit;
 }
 
-void ssd_chunk_forward(Context& ctx, const SsdArgs<bf16, float>& a) {
+void ssd_chunk_forward(Context& ctx, const SsdArgs<bf16, float>& a, Tensor* steps) {
   const SizeKernels& kernels = *find_size(a.shape);
   const SsdShape& s = a.shape;
-  const Prepared prepared = prepare(ctx, a);
+  const Prepared prepared = prepare(ctx, a, {});
+  if (steps != nullptr) *steps = prepared.steps;
   ForwardArgs args;
   args.problem = prepared.problem;
   args.y = output_of(a.y, a.y_stride, s.heads, s.heads, s.head_dim, false);
@@ -333,10 +354,10 @@ void ssd_chunk_forward(Context& ctx, const SsdArgs<bf16, float>& a) {
   kernels.forward(args, shared_limit(ctx, a), grid, cuda_stream(ctx));
 }
 
-void ssd_chunk_backward(Context& ctx, const SsdArgs<bf16, float>& a) {
+void ssd_chunk_backward(Context& ctx, const SsdArgs<bf16, float>& a, const Tensor& known_steps) {
   const SizeKernels& kernels = *find_size(a.shape);
   const SsdShape& s = a.shape;
-  const Prepared prepared = prepare(ctx, a);
+  const Prepared prepared = prepare(ctx, a, known_steps);
   const Problem& p = prepared.problem;
   const Tensor states = Tensor::empty(ctx, {2, p.slots * s.heads, kernels.p * kernels.n}, DType::bf16);
   bf16* const before = states.data<bf16>();

@@ -9,10 +9,10 @@ namespace matvlm {
 // fits.
 bool ssd_chunk_applies(Context& ctx, const SsdArgs<bf16, float>& args, bool backward);
 
-// Scratch from the context's allocator. Forward: dt and exponents (8 bytes a token and head), and where sequences are
-// split a float32 state per part of them. Backward: two bf16 states per 64 tokens and head, and float32 sums where
-// heads share a group of x, B or C.
-void ssd_chunk_forward(Context& ctx, const SsdArgs<bf16, float>& args);
-void ssd_chunk_backward(Context& ctx, const SsdArgs<bf16, float>& args);
+// Scratch from the context's allocator. Forward: dt and exponents (8 bytes a token and head; `steps`, as in ssd.h), and
+// where sequences are split a float32 state per part of them. Backward: dt and exponents without `steps`, two bf16
+// states per 64 tokens and head, and float32 sums where heads share a group of x, B or C.
+void ssd_chunk_forward(Context& ctx, const SsdArgs<bf16, float>& args, Tensor* steps);
+void ssd_chunk_backward(Context& ctx, const SsdArgs<bf16, float>& args, const Tensor& steps);
 
 }  // namespace matvlm

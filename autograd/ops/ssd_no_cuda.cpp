@@ -4,16 +4,16 @@
 namespace matvlm {
 
 template <class E>
-void ssd_forward_cuda(Context&, const SsdArgs<E, float>&) {
+void ssd_forward_cuda(Context&, const SsdArgs<E, float>&, Tensor*) {
   fail("[ssd] this build has no CUDA");
 }
 template <class E>
-void ssd_backward_cuda(Context&, const SsdArgs<E, float>&) {
+void ssd_backward_cuda(Context&, const SsdArgs<E, float>&, const Tensor&) {
   fail("[ssd] this build has no CUDA");
 }
-template void ssd_forward_cuda(Context&, const SsdArgs<float, float>&);
-template void ssd_forward_cuda(Context&, const SsdArgs<bf16, float>&);
-template void ssd_backward_cuda(Context&, const SsdArgs<float, float>&);
-template void ssd_backward_cuda(Context&, const SsdArgs<bf16, float>&);
+template void ssd_forward_cuda(Context&, const SsdArgs<float, float>&, Tensor*);
+template void ssd_forward_cuda(Context&, const SsdArgs<bf16, float>&, Tensor*);
+template void ssd_backward_cuda(Context&, const SsdArgs<float, float>&, const Tensor&);
+template void ssd_backward_cuda(Context&, const SsdArgs<bf16, float>&, const Tensor&);
 
 }  // namespace matvlm

@@ -82,21 +82,21 @@ inline SsdHeld held_gradients(const SsdProblem& p, DType dtype) {
 }
 
 template <class E>
-void raw_forward(Context& ctx, const SsdArgs<E, float>& a) {
+void raw_forward(Context& ctx, const SsdArgs<E, float>& a, Tensor* steps) {
   if constexpr (std::is_same_v<E, float>) {
     if (!ctx.on_gpu()) return ssd_forward_cpu(a);
   }
-  ssd_forward_cuda(ctx, a);
+  ssd_forward_cuda(ctx, a, steps);
 }
 template <class E>
-void raw_backward(Context& ctx, const SsdArgs<E, float>& a) {
+void raw_backward(Context& ctx, const SsdArgs<E, float>& a, const Tensor& steps = {}) {
   if constexpr (std::is_same_v<E, float>) {
     if (!ctx.on_gpu()) {
       std::vector<float> scratch(static_cast<size_t>(ssd_backward_scratch(a)), NAN);
       return ssd_backward_cpu(a, scratch.data());
     }
   }
-  ssd_backward_cuda(ctx, a);
+  ssd_backward_cuda(ctx, a, steps);
 }
 
 // A problem's operands and results in the memory of a context.
@@ -125,15 +125,19 @@ class RawSsd {
     cu_ = Tensor::from(ctx, p.cu, {p.batch() + 1});
     if (!p.slots.empty()) slots_ = Tensor::from(ctx, p.slots, {p.batch()});
   }
-  SsdResult run(const std::string& where) {
+  // keep: backward gets what forward made of dt, where that is something.
+  SsdResult run(const std::string& where, bool keep = false) {
     SsdResult out;
-    raw_forward(ctx_, forward_args());
+    Tensor steps;
+    raw_forward(ctx_, forward_args(), keep ? &steps : nullptr);
+    kept_ = steps.defined();
     out.y = y_->read(ctx_, where + ": y");
     expect_finite(out.y, where + ": y");
     if (final_ != nullptr) out.final_state = read_final_state(where + ": final state");
-    out.grads = run_backward(where, backward_args());
+    out.grads = run_backward(where, backward_args(), steps);
     return out;
   }
+  bool kept() const { return kept_; }
   // The backward op for one gradient alone.
   std::vector<float> run_single(const std::string& where, size_t wanted) {
     SsdArgs<E, float> a = backward_args();
@@ -212,8 +216,8 @@ class RawSsd {
     a.ddt_bias = weight_grads_[2]->data();
     return a;
   }
-  SsdValues<float> run_backward(const std::string& where, const SsdArgs<E, float>& a) {
-    raw_backward(ctx_, a);
+  SsdValues<float> run_backward(const std::string& where, const SsdArgs<E, float>& a, const Tensor& steps) {
+    raw_backward(ctx_, a, steps);
     SsdValues<float> out;
     for (size_t i = 0; i < kSsdInputs; ++i) {
       if (i == kInitial && dinitial_ == nullptr) continue;
@@ -242,6 +246,7 @@ class RawSsd {
   Context& ctx_;
   const SsdProblem& p_;
   int64_t portable_shared_;
+  bool kept_ = false;
   std::array<std::unique_ptr<GuardedView<E>>, 4> inputs_, grads_;
   std::unique_ptr<GuardedView<E>> dy_, y_;
   std::array<std::unique_ptr<GuardedView<float>>, kSsdInputs> floats_;
@@ -262,19 +267,19 @@ inline void poison_free_memory(Context& ctx) {
   ctx.allocator()->release_cached();
 }
 
-// The op on the context's device in E against the oracle, twice, with NaN and then with old values in its scratch: the
-// same bits.
+// The op on the context's device in E against the oracle, twice, with NaN and then with old values in its scratch, the
+// second time with the forward pass's steps in backward: the same bits.
 template <class E>
 void check_raw(Context& ctx, const SsdProblem& p, const SsdReference& exact, int64_t portable_shared = 0) {
   const DType dtype = kDType<E>;
   const SsdHeld held = held_gradients(p, dtype);
   const std::string where = cat(p.c.name, ", ", dtype_name(dtype),
                                 portable_shared > 0 ? cat(", portable, ", portable_shared / 1024, " KiB") : "");
-  const auto run = [&] { return RawSsd<E>(ctx, p, held, portable_shared).run(where); };
+  const auto run = [&](bool keep) { return RawSsd<E>(ctx, p, held, portable_shared).run(where, keep); };
   if (ctx.on_gpu()) poison_free_memory(ctx);
-  const SsdResult found = run();
+  const SsdResult found = run(false);
   expect_matches(p, dtype, found, exact, held, where);
-  EXPECT_TRUE(found == run()) << where << ": same inputs, other bits";
+  EXPECT_TRUE(found == run(true)) << where << ": same inputs, other bits";
 }
 
 }  // namespace matvlm::testing

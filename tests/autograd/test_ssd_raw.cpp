@@ -48,6 +48,16 @@ std::vector<SsdCase> raw_cases() {
        true,
        true,
        kContiguous},
+      {"more sequences than a warp has lanes",
+       std::vector<int64_t>(45, 7),
+       {3, 1, 3, 3, 80, 80},
+       false,
+       false,
+       false,
+       false,
+       kAligned},
+      {"31 sequences", std::vector<int64_t>(31, 65), {2, 2, 2, 2, 80, 80}, false, false, false, false, kContiguous},
+      {"32 sequences", std::vector<int64_t>(32, 3), {2, 2, 2, 2, 80, 80}, true, true, true, false, kContiguous},
       {"more tokens than a chunk", {1428}, {2, 2, 2, 2, 80, 80}, true, false, true, false, kContiguous},
   };
 }
@@ -165,6 +175,16 @@ void check_single_gradients(Context& ctx) {
                     std::is_same_v<E, bf16> && wanted != kD, where);
     }
   }
+}
+
+// That check_raw() has compared anything.
+TEST(SsdRawCuda, StepsAreKept) {
+  const auto ctx = new_cuda();
+  const SsdProblem p({"steps", {70, 0, 131}, {4, 2, 2, 4, 80, 80}}, DType::bf16);
+  const SsdHeld held = held_gradients(p, DType::bf16);
+  RawSsd<bf16> op(*ctx, p, held);
+  op.run("steps", true);
+  EXPECT_TRUE(op.kept());
 }
 
 TEST(SsdRaw, CpuSingleGradients) { check_single_gradients<float>(cpu()); }
