@@ -272,6 +272,11 @@ void Stream::add(const Var& term) {
   pending_.last = term;
 }
 
+Var Stream::take_last() {
+  pending_.terms.pop_back();
+  return pending_.last;
+}
+
 const Var& Stream::value(Graph& g) {
   const Var sum = form_sum(g, pending_);
   pending_ = {{sum.value()}, sum};
@@ -303,19 +308,19 @@ void run_block(Graph& g, const Block& block, Stream& h, const Pass& pass, int64_
   if (!block.spec.parallel) in = h.with_norm(g, block.post_norm);
   const Norm& norm = block.spec.parallel ? block.norm : block.post_norm;
   const Graph::Remake normed_again = mlp_again ? norm_again(norm, in.sum) : Graph::Remake();
-  if (adds_residual(block.mlp.fc2)) {
-    h = Stream(run_mlp(g, block.mlp, in.normed, h.value(g), normed_again));
-  } else {
-    h.add(run_mlp(g, block.mlp, in.normed, h.last(), normed_again));
-  }
+  // The last term of a sum that is still to be formed, which is then the norm's of the next block: no pass of its own.
+  const Var added = adds_residual(block.mlp.fc2) ? h.take_last() : h.last();
+  h.add(run_mlp(g, block.mlp, in.normed, added, normed_again));
 }
 
 // The same sums as those of a traced run_block.
 Var finish_block(Graph& g, const Block& block, const Var& h, const Var& normed, const Var& mixed) {
   const bool adds = adds_residual(block.mlp.fc2);
-  if (block.spec.parallel && !adds) return add(g, {h, mixed, run_mlp(g, block.mlp, normed)});
+  if (block.spec.parallel) {
+    return adds ? add(g, {h, run_mlp(g, block.mlp, normed, mixed)}) : add(g, {h, mixed, run_mlp(g, block.mlp, normed)});
+  }
   const Var middle = add(g, {h, mixed});
-  const Var x = block.spec.parallel ? normed : run_norm(g, block.post_norm, middle);
+  const Var x = run_norm(g, block.post_norm, middle);
   return adds ? run_mlp(g, block.mlp, x, middle) : add(g, {middle, run_mlp(g, block.mlp, x)});
 }
 

@@ -84,6 +84,8 @@ class Stream {
   // Adds a term, whose node hands its gradient on to what is there (`last`, as residual of linear()).
   void add(const Var& term);
   Var last() const { return pending_.last.route(); }
+  // The last term, which is taken out: for an op that adds it to its own output, the next term.
+  Var take_last();
   // The sum, formed once.
   const Var& value(Graph& g);
   // The sum and its norm.
