@@ -4,6 +4,7 @@
 
 #include "core/allocator.h"
 #include "core/context.h"
+#include "core/gpu_upload.h"
 
 namespace matvlm {
 namespace {
@@ -31,13 +32,20 @@ class CountingContext final : public Context {
   explicit CountingContext(DeviceType like) : Context(Device{like, 0}, std::make_shared<CountingAllocator>()) {
     if (on_gpu()) workspace_ = allocator()->allocate(kGpuWorkspaceBytes);
   }
-  ~CountingContext() override { allocator()->deallocate(workspace_); }
+  ~CountingContext() override {
+    allocator()->deallocate(workspace_);
+    allocator()->deallocate(uploads_);
+  }
 
   bool computes() const override { return false; }
   void synchronize() override {}
   void fill_bytes(void*, int, int64_t) override {}
   void copy_2d(void*, int64_t, const void*, int64_t, int64_t, int64_t) override {}
-  void to_device(void*, const void*, int64_t) override {}
+  void to_device(void*, const void*, int64_t bytes) override {
+    if (on_gpu() && bytes >= kLeastUploadAside && uploads_ == nullptr) {
+      uploads_ = allocator()->allocate(kGpuUploadBytes);
+    }
+  }
   void to_host(void* host, const void*, int64_t bytes) override {
     if (bytes > 0) std::memset(host, 0, static_cast<size_t>(bytes));
   }
@@ -46,6 +54,7 @@ class CountingContext final : public Context {
 
  private:
   void* workspace_ = nullptr;
+  void* uploads_ = nullptr;
   std::shared_ptr<Allocator> host_ = std::make_shared<CountingAllocator>();
 };
 

@@ -2,13 +2,15 @@
 #include <cublasLt.h>
 
 #include <algorithm>
-#include <array>
 #include <cstring>
 #include <unordered_map>
+#include <utility>
+#include <vector>
 
 #include "core/allocator.h"
 #include "core/cuda_context.h"
 #include "core/dnn_graph.h"
+#include "core/gpu_upload.h"
 
 namespace matvlm {
 namespace {
@@ -16,28 +18,45 @@ namespace {
 // Pinned memory that uploads pass through, so that neither they nor the host wait for the stream: the values are copied
 // here, the device fetches them when the stream comes to it. A ring of segments, each free again once the stream has
 // passed what was sent from it. Memory and events are there from the first upload on.
+//
+// Many bytes would hold the stream up on their way over the bus. They travel on a stream of their own, as soon as they
+// are here, into a second ring, on the device, from which the stream fetches them in its turn.
 class UploadRing {
  public:
-  UploadRing() = default;
+  static constexpr int64_t kSegmentBytes = 4 << 20;
+
+  // allocator: of the second ring, until give_back(). Two segments at least.
+  UploadRing(Allocator& allocator, int64_t segments) : allocator_(allocator), passed_(static_cast<size_t>(segments)) {}
   ~UploadRing() {
     for (cudaEvent_t event : passed_) {
       if (event != nullptr) cudaEventDestroy(event);
     }
+    if (arrived_ != nullptr) cudaEventDestroy(arrived_);
+    if (aside_ != nullptr) cudaStreamDestroy(aside_);
     if (memory_ != nullptr) cudaFreeHost(memory_);
   }
+  void give_back() noexcept { allocator_.deallocate(std::exchange(on_device_, nullptr)); }
   UploadRing(const UploadRing&) = delete;
   UploadRing& operator=(const UploadRing&) = delete;
 
   void copy(void* dst, const void* host, int64_t bytes, cudaStream_t stream) {
     if (memory_ == nullptr) create();
+    const bool aside = bytes >= kLeastUploadAside;
+    if (aside && on_device_ == nullptr) create_aside(stream);
     auto* to = static_cast<char*>(dst);
     const auto* from = static_cast<const char*>(host);
     while (bytes > 0) {
       if (used_ >= kSegmentBytes) next(stream);
       const int64_t n = std::min(bytes, kSegmentBytes - used_);
-      char* place = memory_ + segment_ * kSegmentBytes + used_;
-      std::memcpy(place, from, static_cast<size_t>(n));
-      MATVLM_CUDA_CHECK(cudaMemcpyAsync(to, place, static_cast<size_t>(n), cudaMemcpyDefault, stream));
+      const int64_t place = segment_ * kSegmentBytes + used_;
+      std::memcpy(memory_ + place, from, static_cast<size_t>(n));
+      if (aside) {
+        // That part of the second ring is free: the host has waited for its segment.
+        send(on_device_ + place, memory_ + place, n, aside_);
+        MATVLM_CUDA_CHECK(cudaEventRecord(arrived_, aside_));
+        MATVLM_CUDA_CHECK(cudaStreamWaitEvent(stream, arrived_, 0));
+      }
+      send(to, (aside ? on_device_ : memory_) + place, n, stream);
       used_ += (n + kAlignment - 1) / kAlignment * kAlignment;
       to += n;
       from += n;
@@ -46,28 +65,44 @@ class UploadRing {
   }
 
  private:
-  static constexpr int64_t kSegments = 16;
-  static constexpr int64_t kSegmentBytes = 1 << 20;
   static constexpr int64_t kAlignment = 64;
+
+  int64_t bytes() const { return static_cast<int64_t>(passed_.size()) * kSegmentBytes; }
+  static void send(void* to, const void* from, int64_t bytes, cudaStream_t stream) {
+    MATVLM_CUDA_CHECK(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDefault, stream));
+  }
 
   void create() {
     for (cudaEvent_t& event : passed_) {
       MATVLM_CUDA_CHECK(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
     }
     void* memory = nullptr;
-    MATVLM_CUDA_CHECK(cudaHostAlloc(&memory, static_cast<size_t>(kSegments * kSegmentBytes), cudaHostAllocDefault));
+    MATVLM_CUDA_CHECK(cudaHostAlloc(&memory, static_cast<size_t>(bytes()), cudaHostAllocDefault));
     memory_ = static_cast<char*>(memory);
+  }
+  void create_aside(cudaStream_t stream) {
+    if (arrived_ == nullptr) MATVLM_CUDA_CHECK(cudaEventCreateWithFlags(&arrived_, cudaEventDisableTiming));
+    if (aside_ == nullptr) MATVLM_CUDA_CHECK(cudaStreamCreateWithFlags(&aside_, cudaStreamNonBlocking));
+    auto* const block = static_cast<char*>(allocator_.allocate(bytes()));
+    // What had the block before may still be in use by work of the stream.
+    MATVLM_CUDA_CHECK(cudaEventRecord(arrived_, stream));
+    MATVLM_CUDA_CHECK(cudaStreamWaitEvent(aside_, arrived_, 0));
+    on_device_ = block;
   }
   void next(cudaStream_t stream) {
     MATVLM_CUDA_CHECK(cudaEventRecord(passed_[static_cast<size_t>(segment_)], stream));
-    segment_ = (segment_ + 1) % kSegments;
+    segment_ = (segment_ + 1) % static_cast<int64_t>(passed_.size());
     used_ = 0;
     // Returns at once for a segment that was never sent.
     MATVLM_CUDA_CHECK(cudaEventSynchronize(passed_[static_cast<size_t>(segment_)]));
   }
 
+  Allocator& allocator_;
   char* memory_ = nullptr;
-  std::array<cudaEvent_t, kSegments> passed_{};
+  char* on_device_ = nullptr;
+  cudaStream_t aside_ = nullptr;
+  cudaEvent_t arrived_ = nullptr;
+  std::vector<cudaEvent_t> passed_;  // of each segment
   int64_t segment_ = 0;
   int64_t used_ = 0;  // bytes of the segment
 };
@@ -75,7 +110,10 @@ class UploadRing {
 class CudaAllocator final : public Allocator {
  public:
   explicit CudaAllocator(int index) : index_(index) {}
-  ~CudaAllocator() override { free_all(); }
+  ~CudaAllocator() override {
+    uploads_.give_back();
+    free_all();
+  }
   UploadRing& uploads() { return uploads_; }
 
  protected:
@@ -90,7 +128,7 @@ class CudaAllocator final : public Allocator {
 
  private:
   int index_;
-  UploadRing uploads_;
+  UploadRing uploads_{*this, kGpuUploadBytes / UploadRing::kSegmentBytes};
 };
 
 // Pinned host memory under the same addresses on the device. It is mapped into the device of the thread that allocates.

@@ -40,9 +40,12 @@ void make_losses(UploadBatch& uploads, const Models& models, const LossConfig& l
 
 }  // namespace
 
-Tensor upload_images(Context& ctx, const MicroBatch& batch) {
+Tensor upload_images(Context& ctx, const Models& models, const MicroBatch& batch) {
   if (batch.n_images == 0) return {};
-  return Tensor::from(ctx, batch.images, {batch.n_images, 3, batch.image_size, batch.image_size});
+  const std::optional<VisionTower>& tower = models.student->vision;
+  check(tower.has_value(), "[step] images for a model without a vision tower");
+  return Tensor::from_floats(ctx, batch.images, {batch.n_images, 3, batch.image_size, batch.image_size},
+                             tower->patch_weight.value.dtype());
 }
 
 SplicedRows splice_for(const Models& models, const MicroBatch& batch) {
@@ -58,12 +61,11 @@ bool trains_connector(const Vlm& student) {
 
 StepInputs make_step_inputs(Context& ctx, const Models& models, const LossConfig& loss, const MicroBatch& batch,
                             const SplicedRows& rows, const UpdateCounts& counts, bool backward) {
-  check(batch.n_images == 0 || models.student->vision.has_value(), "[step] images for a model without a vision tower");
   StepInputs out;
   UploadBatch uploads;
   out.n_images = batch.n_images;
   if (batch.n_images > 0) {
-    out.images = batch.device_images.defined() ? batch.device_images : upload_images(ctx, batch);
+    out.images = batch.device_images.defined() ? batch.device_images : upload_images(ctx, models, batch);
     out.vision = make_seqlens(uploads, vision_boundaries(*models.student->config.vision, batch.n_images));
   }
   make_pass(uploads, rows.sequence_cu(), out.pass);

@@ -19,11 +19,8 @@ struct MicroBatch {
   std::vector<float> images;  // n_images x 3 x image_size x image_size
   int64_t n_images = 0;
   int64_t image_size = 0;
-  Tensor device_images;  // the same on the device, f32 [n_images, 3, image_size, image_size], where uploaded beforehand
+  Tensor device_images;  // the same on the device, see upload_images(), where uploaded beforehand
 };
-
-// The pictures on the device; undefined without any. They are rounded to the compute dtype there.
-Tensor upload_images(Context& ctx, const MicroBatch& batch);
 
 // What a step needs to know of the models. teacher: none when the student learns from labels alone.
 struct Models {
@@ -36,11 +33,15 @@ struct Models {
   StepTimer* timer = nullptr;  // of a benchmark
 };
 
+// The pictures on the device, [n_images, 3, image_size, image_size], rounded to the type that the vision tower's first
+// layer would round them to: half the bytes to send where that is bf16. Undefined without any.
+Tensor upload_images(Context& ctx, const Models& models, const MicroBatch& batch);
+
 SplicedRows splice_for(const Models& models, const MicroBatch& batch);
 
 struct StepInputs {
   int64_t n_images = 0;
-  Tensor images;       // f32 [n_images, 3, S, S]; undefined without any
+  Tensor images;       // [n_images, 3, S, S]; undefined without any
   SeqlensPtr vision;   // of their patches; null without any
   Pass pass;           // texts that share a row do not see each other,
   SeqlensPtr samples;  // but a row is one sample of the losses; pass.lens itself where every row is one text

@@ -69,7 +69,7 @@ Trainer::CountedBatch Trainer::count_batch(const MicroBatch& batch, std::array<i
   out.batch.n_images = batch.n_images;
   out.batch.image_size = batch.image_size;
   enter_part(setup_.models.timer, StepPart::upload);
-  out.batch.device_images = upload_images(*setup_.ctx, batch);
+  out.batch.device_images = upload_images(*setup_.ctx, setup_.models, batch);
   enter_part(setup_.models.timer, StepPart::host);
   return out;
 }

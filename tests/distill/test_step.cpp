@@ -8,6 +8,7 @@
 #include <map>
 
 #include "autograd/ops/head_loss.h"
+#include "core/rng.h"
 #include "tests/support/op_check.h"
 #include "tests/support/tiny_model.h"
 
@@ -464,6 +465,32 @@ TEST(WithoutTeacher, LabelsAlone) {
   EXPECT_EQ(alone.terms.ce, beside.terms.ce);
   EXPECT_EQ(alone.terms.total, alone.terms.ce);
   EXPECT_EQ(alone.gradients, beside.gradients);
+}
+
+// In bf16 the pictures are rounded before they are sent, to what the tower's first layer would make of them.
+TEST(UploadImages, AreOfTheTowersType) {
+  const Rng rng{7, stream_of("pixels")};
+  MicroBatch batch;
+  batch.n_images = 2;
+  batch.image_size = 3;
+  for (uint64_t i = 0; i < 54; ++i) batch.images.push_back(static_cast<float>(rng.normal(i)));
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    Vlm student;
+    student.vision.emplace();
+    student.vision->patch_weight.value = Tensor::zeros(ctx(), {1, 3, 2, 2}, dtype);
+    Models m;
+    m.student = &student;
+    const Tensor images = upload_images(ctx(), m, batch);
+    EXPECT_EQ(images.dtype(), dtype);
+    EXPECT_EQ(images.shape(), (Shape{2, 3, 3, 3}));
+    std::vector<float> expected = batch.images;
+    if (dtype == DType::bf16) {
+      for (float& x : expected) x = static_cast<float>(bf16(x));
+    }
+    EXPECT_EQ(images.to_floats(ctx()), expected);
+    student.vision.reset();
+    EXPECT_THROW(upload_images(ctx(), m, batch), Error);
+  }
 }
 
 }  // namespace
