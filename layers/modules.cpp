@@ -74,9 +74,13 @@ Var run_attention(Graph& g, const AttentionMixer& m, const Var& x, const Pass& p
   const int64_t width = m.heads * m.head_dim;
   const int64_t kv_width = m.kv_heads * m.head_dim;
   Var qkv = linear_joined(g, x, m.qkv);
-  // The product is in no other use, so q and k are turned where they are.
-  if (!m.frequencies.empty()) {
+  // The product is in no other use, so q and k are turned where they are. Of the two attentions, cuDNN's does not turn
+  // their gradients back.
+  RotaryTurn turned;
+  if (!m.frequencies.empty() && m.dnn != nullptr) {
     qkv = rotary_in_place(g, qkv, m.heads + m.kv_heads, m.head_dim, m.frequencies, pass.positions);
+  } else if (!m.frequencies.empty()) {
+    turned = turn_in_place(g, qkv, m.heads + m.kv_heads, m.head_dim, m.frequencies, pass.positions);
   }
   const Var q = g.slice_cols(qkv, 0, width);
   const Var k = g.slice_cols(qkv, width, width + kv_width);
@@ -88,7 +92,7 @@ Var run_attention(Graph& g, const AttentionMixer& m, const Var& x, const Pass& p
     return g.constant(attention_cached(g.ctx(), shape, pass.state->kv(), kv_layer, q.value(), k.value(), v.value()));
   }
   if (m.dnn != nullptr) return attention_dnn(g, m.dnn, shape, q, k, v, pass.lens);
-  return attention(g, shape, q, k, v, pass.lens);
+  return attention(g, shape, q, k, v, pass.lens, turned);
 }
 
 // From in_proj's output to out_proj's input.

@@ -3,8 +3,10 @@
 
 #include <omp.h>
 
+#include "autograd/ops/add.h"
 #include "autograd/ops/attention_args.h"
 #include "autograd/ops/attention_cpu.h"
+#include "autograd/ops/rotary_cpu.h"
 #include "core/dispatch.h"
 
 namespace matvlm {
@@ -20,12 +22,23 @@ AttentionForwardArgs<T, float> forward_args(const AttentionShape& shape, const A
 
 struct Gradient {
   Graph::GradSlot slot;  // undefined tensor: not needed
+  Tensor apart;          // where it is to be turned back before it is added to what is there
+
+  Gradient(Graph& g, const Var& x, bool turned) {
+    if (!x.requires_grad()) return;
+    slot = g.grad_slot(x);
+    if (turned && slot.accumulate) apart = Tensor::empty(g.ctx(), x.value().shape(), x.value().dtype());
+  }
   template <class T>
   void put(T*& pointer, int64_t& stride, bool& accumulate) const {
-    if (!slot.tensor.defined()) return;
-    pointer = slot.tensor.data<T>();
-    stride = slot.tensor.row_stride();
-    accumulate = slot.accumulate;
+    const Tensor& to = apart.defined() ? apart : slot.tensor;
+    if (!to.defined()) return;
+    pointer = to.data<T>();
+    stride = to.row_stride();
+    accumulate = slot.accumulate && !apart.defined();
+  }
+  void finish(Context& ctx) const {
+    if (apart.defined()) add_into(ctx, apart, slot.tensor);
   }
 };
 
@@ -36,6 +49,7 @@ struct Saved {
   SeqlensPtr lens;
   Tensor out;
   Tensor lse;
+  RotaryTurn turned;
 };
 
 AttentionRanges packed_ranges(const Context& ctx, const Seqlens& lens) {
@@ -62,17 +76,23 @@ AttentionBackwardArgs<T, float> backward_args(const Context& ctx, const Saved& s
   dq.put(a.dq, a.dq_stride, a.accumulate_dq);
   dk.put(a.dk, a.dk_stride, a.accumulate_dk);
   dv.put(a.dv, a.dv_stride, a.accumulate_dv);
+  a.turned = saved.turned.angles();
   return a;
+}
+
+void turn_back_cpu(Context& ctx, const AttentionBackwardArgs<float, float>& args) {
+  for (const RotaryArgs<float>& turn : turns_back(args)) {
+    const Tensor table = Tensor::empty(ctx, {turn.tokens, turn.rotary_dims}, DType::f32);
+    rotary_cpu(turn, table.data<float>());
+  }
 }
 
 void attention_backward(Graph& graph, const Saved& saved, const Tensor& grad_output) {
   Context& ctx = graph.ctx();
-  const auto gradient = [&](const Var& x) {
-    return Gradient{x.requires_grad() ? graph.grad_slot(x) : Graph::GradSlot{}};
-  };
-  const Gradient dq = gradient(saved.q);
-  const Gradient dk = gradient(saved.k);
-  const Gradient dv = gradient(saved.v);
+  const bool turned = saved.turned.dims() > 0;
+  const Gradient dq(graph, saved.q, turned);
+  const Gradient dk(graph, saved.k, turned);
+  const Gradient dv(graph, saved.v, false);
   const Tensor delta = Tensor::empty(ctx, saved.lse.shape(), DType::f32);
   const auto on_gpu = [&] {
     dispatch_float("attention", grad_output.dtype(), [&](auto element) {
@@ -83,9 +103,11 @@ void attention_backward(Graph& graph, const Saved& saved, const Tensor& grad_out
   const int threads = omp_get_max_threads();
   const Tensor scratch = cpu_scratch(ctx, packed_ranges(ctx, *saved.lens), 2, threads);
   dispatch_device(ctx, on_gpu, [&] {
-    attention_backward_cpu(backward_args<float>(ctx, saved, grad_output, delta, dq, dk, dv), scratch.data<float>(),
-                           threads);
+    const auto args = backward_args<float>(ctx, saved, grad_output, delta, dq, dk, dv);
+    attention_backward_cpu(args, scratch.data<float>(), threads);
+    turn_back_cpu(ctx, args);
   });
+  for (const Gradient* gradient : {&dq, &dk}) gradient->finish(ctx);
 }
 
 void check_operand(const Context& ctx, const char* name, const Tensor& t, const Shape& expected, DType dtype) {
@@ -121,7 +143,8 @@ void attention_into(Context& ctx, const AttentionShape& shape, const AttentionRa
   });
 }
 
-Var attention(Graph& g, const AttentionShape& shape, const Var& q, const Var& k, const Var& v, const SeqlensPtr& lens) {
+Var attention(Graph& g, const AttentionShape& shape, const Var& q, const Var& k, const Var& v, const SeqlensPtr& lens,
+              const RotaryTurn& turned) {
   Context& ctx = g.ctx();
   check_attention_shape("attention", shape);
   const int64_t tokens = lens->tokens();
@@ -129,6 +152,11 @@ Var attention(Graph& g, const AttentionShape& shape, const Var& q, const Var& k,
   check_operand(ctx, "q", q.value(), {tokens, shape.heads * shape.head_dim}, dtype);
   check_operand(ctx, "k", k.value(), {tokens, shape.kv_heads * shape.head_dim}, dtype);
   check_operand(ctx, "v", v.value(), {tokens, shape.kv_heads * shape.head_dim}, dtype);
+  if (turned.dims() > 0) {
+    check_shape("attention", "positions of the rotation", turned.positions, {tokens});
+    check(turned.dims() <= shape.head_dim, "[attention] rotary dims: found ", turned.dims(),
+          ", expected at most the head width ", shape.head_dim);
+  }
   const bool record = g.recording() && (q.requires_grad() || k.requires_grad() || v.requires_grad());
   // Their gradients are written at the same time.
   const auto same = [](const Var& x, const Var& y) { return x.value().raw() == y.value().raw(); };
@@ -137,7 +165,7 @@ Var attention(Graph& g, const AttentionShape& shape, const Var& q, const Var& k,
   const Tensor out = Tensor::empty(ctx, q.value().shape(), dtype);
   const Tensor lse = record ? Tensor::empty(ctx, {shape.heads, tokens}, DType::f32) : Tensor();
   attention_into(ctx, shape, packed_ranges(ctx, *lens), q.value(), k.value(), v.value(), out, lse);
-  const Saved saved{shape, q, k, v, lens, out, lse};
+  const Saved saved{shape, q, k, v, lens, out, lse, turned};
   return g.node(out, {q, k, v}, {}, [saved](Graph& graph, const Tensor& grad_output) {
     if (grad_output.numel() > 0) attention_backward(graph, saved, grad_output);
   });

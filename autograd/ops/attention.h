@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "autograd/graph.h"
+#include "autograd/ops/rotary.h"
 #include "autograd/seqlens.h"
 
 namespace matvlm {
@@ -69,6 +70,9 @@ struct AttentionBackwardArgs {
   bool accumulate_dq = false;
   bool accumulate_dk = false;
   bool accumulate_dv = false;
+  // The rotation that q and k have had: dq and dk become the gradients from before it. CUDA ops only. Without
+  // accumulate_dq and accumulate_dk, and with the same T rows for queries and keys: Error otherwise.
+  RotaryAngles turned;
 };
 
 // CUDA launchers, T = float or bf16; P a multiple of 4, at most 128; bf16 needs compute capability 8.0 and a scale over
@@ -87,6 +91,8 @@ void attention_into(Context& ctx, const AttentionShape& shape, const AttentionRa
 
 // q [T, H*P], k and v [T, K*P], all of one dtype (f32; bf16 on a GPU); lens covers the T tokens. -> [T, H*P],
 // contiguous. Saved for backward: q, k, v, the output and f32 [H, T]; no [T, T] matrix.
-Var attention(Graph& g, const AttentionShape& shape, const Var& q, const Var& k, const Var& v, const SeqlensPtr& lens);
+// turned: how q and k have been rotated by turn_in_place(); their gradients are then those from before it.
+Var attention(Graph& g, const AttentionShape& shape, const Var& q, const Var& k, const Var& v, const SeqlensPtr& lens,
+              const RotaryTurn& turned = {});
 
 }  // namespace matvlm

@@ -1,5 +1,8 @@
-// Arguments of an attention forward out of tensors, for the kernels of this program and for cuDNN's.
+// Arguments of an attention forward out of tensors, for the kernels of this program and for cuDNN's, and those of the
+// rotations behind a backward.
 #pragma once
+
+#include <vector>
 
 #include "autograd/ops/attention.h"
 
@@ -23,6 +26,32 @@ AttentionForwardArgs<T, float> attention_forward_args(const AttentionShape& shap
   a.out_stride = out.row_stride();
   a.lse = lse.defined() ? lse.data<float>() : nullptr;
   return a;
+}
+
+// The rotations in place that take dq and dk back to before a.turned; one where they lie side by side, as in the
+// gradient of a joined projection.
+template <class T, class S>
+std::vector<RotaryArgs<T>> turns_back(const AttentionBackwardArgs<T, S>& a) {
+  std::vector<RotaryArgs<T>> turns;
+  const auto add = [&](int64_t heads, T* gradient, int64_t stride) {
+    if (a.turned.dims == 0 || gradient == nullptr) return;
+    RotaryArgs<T> r;
+    r.tokens = a.forward.tokens;
+    r.heads = heads;
+    r.head_dim = a.forward.shape.head_dim;
+    r.rotary_dims = a.turned.dims;
+    r.inverse = true;
+    r.positions = a.turned.positions;
+    r.frequencies = a.turned.frequencies;
+    r.x = r.y = gradient;
+    r.x_stride = r.y_stride = stride;
+    turns.push_back(r);
+  };
+  const AttentionShape& shape = a.forward.shape;
+  const bool joined = a.dq != nullptr && a.dk == a.dq + shape.heads * shape.head_dim && a.dk_stride == a.dq_stride;
+  add(shape.heads + (joined ? shape.kv_heads : 0), a.dq, a.dq_stride);
+  if (!joined) add(shape.kv_heads, a.dk, a.dk_stride);
+  return turns;
 }
 
 }  // namespace matvlm

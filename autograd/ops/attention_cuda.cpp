@@ -1,6 +1,7 @@
 // Which kernels do an attention call on a GPU: chosen by element type, compute capability and shape, never by timing.
 #include <type_traits>
 
+#include "autograd/ops/attention_args.h"
 #include "autograd/ops/attention_device.h"
 #include "autograd/ops/attention_pages.h"
 #include "core/cuda_context.h"
@@ -45,6 +46,39 @@ bool on_hopper(Context& ctx, const Bf16Forward& a) {
   return ctx.cuda()->compute_capability() == 90 && !a.portable && a.shape.head_dim > 32 && a.shape.head_dim % 8 == 0 &&
          a.ranges.longest_q > 16 && a.kv_rows > 0 && aligned(a.q, a.q_stride) && aligned(a.k, a.k_stride) &&
          aligned(a.v, a.v_stride) && hopper_compiled(ctx);
+}
+
+// The Hopper kernels turn dq and dk back before they round them. With false, and wherever else, the kernel of the
+// rotary embedding does so afterwards.
+constexpr bool kTurnInEpilogue = true;
+
+template <int kDim>
+bool turns_in_epilogue(const RotaryAngles& turned) {
+  return kTurnInEpilogue && turned.table != nullptr && turned.dims == kTurnDims<kDim>;
+}
+
+template <class T>
+void check_turn(const AttentionBackwardArgs<T, float>& a) {
+  if (a.turned.dims == 0) return;
+  check(!a.accumulate_dq && !a.accumulate_dk && a.forward.kv_rows == a.forward.tokens,
+        "[attention] gradients from before a rotation: found ", a.forward.kv_rows, " rows of keys for ",
+        a.forward.tokens, " of queries", a.accumulate_dq || a.accumulate_dk ? " and gradients to add to" : "",
+        ", expected as many and none");
+}
+
+template <class T>
+void turn_back(Context& ctx, const AttentionBackwardArgs<T, float>& args) {
+  for (const RotaryArgs<T>& turn : turns_back(args)) rotary_cuda(ctx, turn);
+}
+
+template <int kDim>
+void backward_hopper(Context& ctx, const Bf16Backward& args) {
+  Bf16Backward own = args;
+  const bool in_epilogue = turns_in_epilogue<kDim>(args.turned);
+  if (!in_epilogue) own.turned = {};
+  if (own.dq != nullptr) dq_hopper<kDim>(ctx, own);
+  if (own.dk != nullptr || own.dv != nullptr) dkv_hopper<kDim>(ctx, own);
+  if (!in_epilogue) turn_back(ctx, args);
 }
 
 // Calls f(integral_constant w): w the head width rounded up to what the kernels are compiled for.
@@ -95,26 +129,26 @@ void decode_paged_cuda(Context& ctx, const AttentionForwardArgs<bf16, float>& ar
 template <>
 void attention_backward_cuda(Context& ctx, const AttentionBackwardArgs<float, float>& args) {
   check_head_dim(args.forward.shape);
+  check_turn(args);
   row_deltas(ctx, args);
   backward_plain(ctx, args);
+  turn_back(ctx, args);
 }
 
 template <>
 void attention_backward_cuda(Context& ctx, const AttentionBackwardArgs<bf16, float>& args) {
   check_head_dim(args.forward.shape);
+  check_turn(args);
   row_deltas(ctx, args);
   check_tensor_cores(ctx, args.forward.shape);
   const bool hopper = on_hopper(ctx, args.forward) && aligned(args.grad_out, args.grad_out_stride);
   dispatch_width(args.forward.shape.head_dim, [&](auto width) {
     constexpr int kWidth = decltype(width)::value;
     if constexpr (kWidth > 32) {
-      if (hopper) {
-        if (args.dq != nullptr) dq_hopper<kWidth>(ctx, args);
-        if (args.dk != nullptr || args.dv != nullptr) dkv_hopper<kWidth>(ctx, args);
-        return;
-      }
+      if (hopper) return backward_hopper<kWidth>(ctx, args);
     }
     backward_mma<kWidth>(ctx, args);
+    turn_back(ctx, args);
   });
 }
 

@@ -33,6 +33,12 @@ void forward_decode(Context& ctx, const Bf16Forward& args);
 
 // wgmma and bulk tensor copies, compute capability 9.0, scale > 0; P a multiple of 8, every operand aligned to 16 bytes
 // at a stride that is a multiple of 8. kDim: P rounded up to one of 64, 80, 96, 128. attention_hopper_*.cu
+// args.turned of a backward: none, or kTurnDims<kDim> dims with a table. These are Phi's or whole heads; at 128 the
+// registers for them are missing.
+template <int kDim>
+constexpr int kTurnDims = kDim <= 96 ? kDim : 0;
+template <>
+inline constexpr int kTurnDims<80> = 32;
 template <int kDim>
 void forward_hopper(Context& ctx, const Bf16Forward& args);
 template <int kDim>

@@ -170,6 +170,50 @@ __device__ void store_group(const HeadTarget& target, const float (&x)[kDim / 2]
   }
 }
 
+// Turns a row of a thread's part of dq or dk back to before the rotation of kTurnDims<kDim> dims that q and k have had.
+// Both columns of a pair, R/2 apart, lie in one thread, since R/2 is a multiple of the 8 columns that four threads
+// share.
+template <int kDim>
+class TurnBack {
+  static constexpr int kPieces = kTurnDims<kDim> / 16;  // of 8 pairs
+  static_assert(kPieces * 16 == kTurnDims<kDim>);
+
+ public:
+  // row: of the table, kept below `end`. The loads stay where this is called: best before a wait.
+  __device__ TurnBack(const RotaryAngles& turned, int64_t row, int64_t end) : on_(kPieces > 0 && turned.dims > 0) {
+    if (!on_) return;
+    const float* angles = turned.table + min(row, end - 1) * kTurnDims<kDim> + static_cast<int>(threadIdx.x) % 4 * 2;
+#pragma unroll
+    for (int n = 0; n < kPieces; ++n) {
+      load(cosines_[n], angles + 8 * n);
+      load(sines_[n], angles + 8 * (kPieces + n));
+    }
+  }
+  // half: 1 for the row 8 below the thread's first.
+  __device__ void apply(float (&x)[kDim / 2], int half) const {
+    if (!on_) return;
+#pragma unroll
+    for (int n = 0; n < kPieces; ++n) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        float& low = x[4 * n + 2 * half + i];
+        float& high = x[4 * (n + kPieces) + 2 * half + i];
+        const float before = low * cosines_[n][i] + high * sines_[n][i];
+        high = high * cosines_[n][i] - low * sines_[n][i];
+        low = before;
+      }
+    }
+  }
+
+ private:
+  static __device__ void load(float (&to)[2], const float* from) {
+    asm volatile("ld.global.nc.v2.f32 {%0, %1}, [%2];" : "=f"(to[0]), "=f"(to[1]) : "l"(from));
+  }
+
+  bool on_;
+  float cosines_[kPieces > 0 ? kPieces : 1][2], sines_[kPieces > 0 ? kPieces : 1][2];
+};
+
 // The list of work: tiles of `tiles` levels of all (sequence, head) pairs. Pairs come in groups whose keys and values
 // stay in the L2 cache, and in a group the last level comes first: with causal attention the longest.
 struct WorkList {

@@ -218,15 +218,20 @@ class DkvConsumer {
     const Bf16Backward& b = f_.args;
     const int p = static_cast<int>(b.forward.shape.head_dim);
     const int column = item_->kv_head * p;
-    if (b.dk != nullptr) {
-      store_group<T::kDim>(
-          {b.dk + item_->k_row * b.dk_stride + column, b.dk_stride, f_.dk_pairs, b.accumulate_dk, f_.dk_vectors}, dk,
-          static_cast<float>(b.forward.shape.scale), row_, item_->rows, p);
-    }
     if (b.dv != nullptr) {
       store_group<T::kDim>(
           {b.dv + item_->k_row * b.dv_stride + column, b.dv_stride, f_.dv_pairs, b.accumulate_dv, f_.dv_vectors}, dv,
           1.0F, row_, item_->rows, p);
+    }
+    if (b.dk != nullptr) {
+      // One row after the other: registers are scarce.
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        TurnBack<T::kDim>(b.turned, item_->k_row + row_ + 8 * half, item_->k_row + item_->rows).apply(dk, half);
+      }
+      store_group<T::kDim>(
+          {b.dk + item_->k_row * b.dk_stride + column, b.dk_stride, f_.dk_pairs, b.accumulate_dk, f_.dk_vectors}, dk,
+          static_cast<float>(b.forward.shape.scale), row_, item_->rows, p);
     }
   }
 

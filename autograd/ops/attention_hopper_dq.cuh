@@ -219,10 +219,15 @@ class DqConsumer {
       add = 1;
     }
     start_dq(dq, weights, shared_of(s_.k[stage]), add);
+    const int64_t end = item_->q_row + item_->rows;
+    const TurnBack<T::kDim> turn(f_.args.turned, item_->q_row + row_, end);
+    const TurnBack<T::kDim> turn_below(f_.args.turned, item_->q_row + row_ + 8, end);
     hopper::wgmma_wait<0>();
     hopper::pin(dq);
     hopper::pin(weights);
     release_warp(s_.empty[stage], lane_);
+    turn.apply(dq, 0);
+    turn_below.apply(dq, 1);
     const int p = static_cast<int>(a.shape.head_dim);
     store_group<T::kDim>({f_.args.dq + item_->q_row * f_.args.dq_stride + item_->head * p, f_.args.dq_stride,
                           f_.dq_pairs, f_.args.accumulate_dq, f_.dq_vectors},

@@ -35,13 +35,16 @@ RotaryArgs<T> rotary_args(const Rotation& r, const Tensor& positions, const Tens
   return a;
 }
 
+// angles: on a GPU where defined, the table of RotaryAngles.
 void rotate(Context& ctx, const Rotation& r, const Tensor& positions, const Tensor& x, const Tensor& y, bool inverse,
-            bool accumulate) {
+            bool accumulate, const Tensor& angles = {}) {
   if (x.numel() == 0) return;
   const auto on_gpu = [&] {
     dispatch_float("rotary", x.dtype(), [&](auto element) {
       using T = decltype(element);
-      rotary_cuda(ctx, rotary_args<T>(r, positions, x, y, inverse, accumulate));
+      RotaryArgs<T> args = rotary_args<T>(r, positions, x, y, inverse, accumulate);
+      if (angles.defined()) args.table = angles.data<float>();
+      rotary_cuda(ctx, args);
     });
   };
   Tensor table;
@@ -77,20 +80,46 @@ Var rotary_node(Graph& g, const Var& x, const Rotation& r, const Tensor& positio
   });
 }
 
-}  // namespace
-
-Var rotary_in_place(Graph& g, const Var& x, int64_t heads, int64_t head_dim, const std::vector<double>& frequencies,
-                    const Tensor& positions) {
+Rotation rotation_by(int64_t heads, int64_t head_dim, const std::vector<double>& frequencies) {
   check(!frequencies.empty(), "[rotary] found no frequencies, expected one for each pair");
-  const Rotation r{heads, head_dim, 2 * static_cast<int64_t>(frequencies.size()), 0, frequencies};
-  const int64_t width = heads * head_dim;
+  return {heads, head_dim, 2 * static_cast<int64_t>(frequencies.size()), 0, frequencies};
+}
+
+// The first columns of x, where they are. angles as in rotate().
+void rotate_columns(Context& ctx, const Rotation& r, const Var& x, const Tensor& positions, const Tensor& angles) {
+  const int64_t width = r.heads * r.head_dim;
   const Tensor& value = x.value();
   check(value.rank() == 2 && value.contiguous() && value.cols() >= width, "[rotary] x: found ",
         shape_string(value.shape()), ", expected [tokens, ", width, " or more], contiguous");
   const Tensor turned = value.slice_cols(0, width);
-  check_arguments(g.ctx(), r, turned, positions);
-  rotate(g.ctx(), r, positions, turned, turned, false, false);
-  return g.node(value, {x}, {}, [r, width, x = x.route(), positions](Graph& graph, const Tensor& grad_output) {
+  check_arguments(ctx, r, turned, positions);
+  rotate(ctx, r, positions, turned, turned, false, false, angles);
+}
+
+}  // namespace
+
+RotaryAngles RotaryTurn::angles() const {
+  if (frequencies.empty()) return {};
+  return {dims(), positions.data<int32_t>(), frequencies.data(), table.defined() ? table.data<float>() : nullptr};
+}
+
+RotaryTurn turn_in_place(Graph& g, const Var& x, int64_t heads, int64_t head_dim,
+                         const std::vector<double>& frequencies, const Tensor& positions) {
+  const Rotation r = rotation_by(heads, head_dim, frequencies);
+  RotaryTurn turn{frequencies, positions, {}};
+  if (g.ctx().on_gpu() && g.recording() && x.requires_grad()) {
+    turn.table = Tensor::empty(g.ctx(), {x.value().rows(), turn.dims()}, DType::f32);
+  }
+  rotate_columns(g.ctx(), r, x, positions, turn.table);
+  return turn;
+}
+
+Var rotary_in_place(Graph& g, const Var& x, int64_t heads, int64_t head_dim, const std::vector<double>& frequencies,
+                    const Tensor& positions) {
+  const Rotation r = rotation_by(heads, head_dim, frequencies);
+  rotate_columns(g.ctx(), r, x, positions, {});
+  const int64_t width = heads * head_dim;
+  return g.node(x.value(), {x}, {}, [r, width, x = x.route(), positions](Graph& graph, const Tensor& grad_output) {
     const Tensor columns = grad_output.slice_cols(0, width);
     rotate(graph.ctx(), r, positions, columns, columns, true, false);
     graph.add_grad(x, grad_output);
@@ -104,8 +133,7 @@ Var rotary(Graph& g, const Var& x, int64_t heads, int64_t head_dim, int64_t rota
 
 Var rotary(Graph& g, const Var& x, int64_t heads, int64_t head_dim, const std::vector<double>& frequencies,
            const Tensor& positions) {
-  check(!frequencies.empty(), "[rotary] found no frequencies, expected one for each pair");
-  return rotary_node(g, x, {heads, head_dim, 2 * static_cast<int64_t>(frequencies.size()), 0, frequencies}, positions);
+  return rotary_node(g, x, rotation_by(heads, head_dim, frequencies), positions);
 }
 
 }  // namespace matvlm

@@ -29,6 +29,15 @@ struct RotaryArgs {
   T* y = nullptr;  // [T, H*P]
   int64_t y_stride = 0;
   const double* frequencies = nullptr;  // [R/2] on the host: radians per position of each pair; nullptr: by theta
+  float* table = nullptr;               // [T, R] or null, on a GPU: also written, see RotaryAngles
+};
+
+// The angles of a rotation, for raw ops that undo it.
+struct RotaryAngles {
+  int64_t dims = 0;                     // R; 0: no rotation
+  const int32_t* positions = nullptr;   // [T]
+  const double* frequencies = nullptr;  // [R/2] on the host
+  const float* table = nullptr;         // [T, R] on a GPU: of a token R/2 cosines, then R/2 sines; may be null
 };
 
 // Radians per position of pair i.
@@ -56,5 +65,19 @@ Var rotary(Graph& g, const Var& x, int64_t heads, int64_t head_dim, const std::v
 // other use. The result is x's memory, and backward turns the gradient in place too.
 Var rotary_in_place(Graph& g, const Var& x, int64_t heads, int64_t head_dim, const std::vector<double>& frequencies,
                     const Tensor& positions);
+
+// A rotation without a node of its own, for the op that hands on the gradients from before it: attention().
+struct RotaryTurn {
+  std::vector<double> frequencies;  // [R/2]; empty: no rotation
+  Tensor positions;                 // i32 [T]
+  Tensor table;                     // of RotaryAngles; undefined on the CPU and where nothing is recorded
+
+  int64_t dims() const { return 2 * static_cast<int64_t>(frequencies.size()); }
+  RotaryAngles angles() const;
+};
+
+// rotary_in_place() of x without the node, with the same conditions.
+RotaryTurn turn_in_place(Graph& g, const Var& x, int64_t heads, int64_t head_dim,
+                         const std::vector<double>& frequencies, const Tensor& positions);
 
 }  // namespace matvlm

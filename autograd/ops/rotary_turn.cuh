@@ -46,6 +46,11 @@ __device__ void compute_angles(const RotaryArgs<T>& a, const Frequencies& freque
     const double reduced = fma(-2.0, rint(0.5 * turns), turns);
     float sine, cosine;
     sincospif(static_cast<float>(reduced), &sine, &cosine);
+    if (a.table != nullptr) {
+      float* row = a.table + (first + token) * 2 * half + pair;
+      row[0] = cosine;
+      row[half] = sine;
+    }
     angles.cosines[token][pair] = cosine;
     angles.sines[token][pair] = a.inverse ? -sine : sine;
   }

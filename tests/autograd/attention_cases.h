@@ -11,6 +11,7 @@
 #include "autograd/ops/attention.h"
 #include "autograd/ops/attention_cpu.h"
 #include "autograd/ops/attention_dnn.h"
+#include "autograd/ops/rotary_cpu.h"
 #include "core/gemm.h"
 #include "tests/support/op_check.h"
 
@@ -204,6 +205,43 @@ inline AttentionResult<float> node_gradients(Context& ctx, const AttentionCase& 
   result.dk = x.grad().slice_cols(width, width + kv).to_floats(ctx);
   result.dv = x.grad().slice_cols(width + kv, width + 2 * kv).to_floats(ctx);
   return result;
+}
+
+// Positions count from 0 in every sequence.
+inline std::vector<int32_t> positions_of(const AttentionCase& c) {
+  std::vector<int32_t> out;
+  for (const int64_t n : c.lengths) {
+    for (int64_t i = 0; i < n; ++i) out.push_back(static_cast<int32_t>(i));
+  }
+  return out;
+}
+
+inline std::vector<double> frequencies_of(int64_t rotary_dims) {
+  std::vector<double> out;
+  for (int64_t i = 0; i < rotary_dims / 2; ++i) {
+    out.push_back(std::pow(1e4, -2.0 * static_cast<double>(i) / static_cast<double>(rotary_dims)));
+  }
+  return out;
+}
+
+// x [T, heads * P], the gradient of rotated rows, turned back to before the rotation.
+inline std::vector<double> turned_back(const AttentionCase& c, int64_t rotary_dims, const std::vector<double>& x) {
+  const std::vector<int32_t> positions = positions_of(c);
+  const std::vector<double> frequencies = frequencies_of(rotary_dims);
+  std::vector<double> y = x;
+  std::vector<double> table(static_cast<size_t>(c.tokens() * rotary_dims));
+  RotaryArgs<double> a;
+  a.tokens = c.tokens();
+  a.x_stride = a.y_stride = static_cast<int64_t>(x.size()) / a.tokens;
+  a.heads = a.x_stride / c.head_dim;
+  a.head_dim = c.head_dim;
+  a.rotary_dims = rotary_dims;
+  a.inverse = true;
+  a.positions = positions.data();
+  a.frequencies = frequencies.data();
+  a.x = a.y = y.data();
+  rotary_cpu(a, table.data());
+  return y;
 }
 
 template <class T>

@@ -230,6 +230,78 @@ TEST(AttentionNode, Errors) {
             "[attention] q, k and v: found two at one address, expected three values");
 }
 
+// Gradient of a joined projection whose q and k are rotated: turned back by attention() or by a node of the rotation's
+// own. start: of the gradient that is there before, none if 0.
+std::vector<float> turned_gradient(Context& ctx, const AttentionCase& c, int64_t rotary_dims, DType dtype,
+                                   bool by_attention, float start = 0) {
+  const int64_t width = c.width();
+  const int64_t kv = c.kv_width();
+  const int64_t all = width + 2 * kv;
+  const auto upload = [&](const char* name, int64_t cols) {
+    return Tensor::from_floats(ctx, convert<float>(random_values(c.name + name, c.tokens() * cols)), {c.tokens(), cols},
+                               dtype);
+  };
+  const SeqlensPtr lens = make_seqlens(ctx, c.cu());
+  const Tensor positions = Tensor::from(ctx, positions_of(c), {c.tokens()});
+  const int64_t heads = c.heads + c.kv_heads;
+  Graph g(ctx);
+  const Var x = g.input(upload("x", all));
+  Var qkv = x;
+  RotaryTurn turned;
+  if (by_attention) {
+    turned = turn_in_place(g, qkv, heads, c.head_dim, frequencies_of(rotary_dims), positions);
+  } else {
+    qkv = rotary_in_place(g, qkv, heads, c.head_dim, frequencies_of(rotary_dims), positions);
+  }
+  const Var out = attention(g, c.shape(), g.slice_cols(qkv, 0, width), g.slice_cols(qkv, width, width + kv),
+                            g.slice_cols(qkv, width + kv, all), lens, turned);
+  if (start != 0) {
+    const std::vector<float> filled(static_cast<size_t>(c.tokens() * all), start);
+    g.add_grad(x, Tensor::from_floats(ctx, filled, {c.tokens(), all}, dtype));
+  }
+  g.backward(out, upload("w", width));
+  return x.grad().to_floats(ctx);
+}
+
+struct TurnedCase {
+  AttentionCase attention;
+  int64_t rotary_dims;
+};
+
+// Phi's rotation, whole heads, others; packed rows, lengths that are no multiples of tiles, grouped keys.
+std::vector<TurnedCase> turned_cases() {
+  return {
+      {{"phi", {200, 3, 321}, 4, 4, 80, true}, 32},  {{"phi, grouped", {129, 64, 1}, 6, 2, 80, true}, 32},
+      {{"72 of 80", {193}, 2, 1, 72, true}, 32},     {{"whole 64", {130, 70}, 4, 2, 64, true}, 64},
+      {{"whole 96", {65, 150}, 2, 2, 96, true}, 96}, {{"whole 128", {140, 30}, 2, 1, 128, true}, 128},
+      {{"20 of 80", {100, 40}, 2, 2, 80, true}, 20}, {{"narrow", {33, 20}, 3, 1, 16, true}, 8},
+      {{"one token", {1}, 2, 2, 80, true}, 32},
+  };
+}
+
+TEST(AttentionNode, TurnsGradientsBack) {
+  for (const auto& [c, dims] : turned_cases()) {
+    SCOPED_TRACE(c.name);
+    const std::vector<float> by_node = turned_gradient(cpu(), c, dims, DType::f32, false);
+    EXPECT_EQ(turned_gradient(cpu(), c, dims, DType::f32, true), by_node);
+    const std::vector<float> added = turned_gradient(cpu(), c, dims, DType::f32, true, 1.0F);
+    EXPECT_LE(relative_error(added, turned_gradient(cpu(), c, dims, DType::f32, false, 1.0F)), kFloatTolerance);
+    EXPECT_GT(relative_error(added, by_node), 0.1);
+  }
+}
+
+TEST(AttentionNode, TurnErrors) {
+  Graph g(cpu());
+  const auto input = [&] { return g.input(Tensor::zeros(cpu(), {3, 16}, DType::f32)); };
+  const Var q = input(), k = input(), v = input();
+  const auto message = [&](int64_t dims, int64_t tokens) {
+    const RotaryTurn turned{frequencies_of(dims), Tensor::zeros(cpu(), {tokens}, DType::i32), {}};
+    return error_of([&] { attention(g, {2, 2, 8, true, 1.0}, q, k, v, make_seqlens(cpu(), {0, 3}), turned); });
+  };
+  EXPECT_EQ(message(10, 3), "[attention] rotary dims: found 10, expected at most the head width 8");
+  EXPECT_EQ(message(8, 2), "[attention] positions of the rotation: found [2], expected [3]");
+}
+
 // ---- CUDA ----
 
 class AttentionCuda : public ::testing::TestWithParam<AttentionCase> {};
@@ -295,6 +367,21 @@ TEST(AttentionCudaNode, LargeLogits) {
   for (const auto& [result, expected] : {std::pair{&found.out, &exact.out}, std::pair{&found.dq, &exact.dq},
                                          std::pair{&found.dk, &exact.dk}, std::pair{&found.dv, &exact.dv}}) {
     EXPECT_LE(relative_error(*result, *expected), 2e-3);  // as on the CPU
+  }
+}
+
+// float32: the same kernels either way. bf16: rounded once where the kernels of a GPU turn back what they have not
+// rounded yet, twice elsewhere: 2^-9 each.
+TEST(AttentionCudaNode, TurnsGradientsBack) {
+  const std::unique_ptr<Context> ctx = new_cuda();
+  for (const auto& [c, dims] : turned_cases()) {
+    SCOPED_TRACE(c.name);
+    EXPECT_EQ(turned_gradient(*ctx, c, dims, DType::f32, true), turned_gradient(*ctx, c, dims, DType::f32, false));
+    for (const float start : {0.0F, 1.0F}) {
+      const std::vector<float> found = turned_gradient(*ctx, c, dims, DType::bf16, true, start);
+      EXPECT_LE(relative_error(found, turned_gradient(*ctx, c, dims, DType::bf16, false, start)), 0x1p-8) << start;
+      EXPECT_EQ(turned_gradient(*ctx, c, dims, DType::bf16, true, start), found) << "second run";
+    }
   }
 }
 

@@ -16,6 +16,7 @@ struct Options {
   bool portable = false;
   int64_t shift = 0;  // columns before everything: 1 makes every address odd, so that no wide access is aligned
   bool accumulate = false;
+  int64_t rotary_dims = 0;  // q and k count as rotated
 };
 
 // The widths between the cases of attention_cases(), and lengths around the tiles of 64, 128 and 192 rows.
@@ -100,6 +101,15 @@ void set(const bf16*& pointer, int64_t& stride, const Tensor& t) {
   stride = t.row_stride();
 }
 
+// The rotation of a case, with the table that the forward's kernel writes.
+RotaryTurn turn_of(Context& ctx, const AttentionCase& c, int64_t rotary_dims) {
+  if (rotary_dims == 0) return {};
+  Graph g(ctx);
+  const Var x = g.input(Tensor::zeros(ctx, {c.tokens(), rotary_dims}, DType::bf16));
+  return turn_in_place(g, x, 1, rotary_dims, frequencies_of(rotary_dims),
+                       Tensor::from(ctx, positions_of(c), {c.tokens()}));
+}
+
 Bf16Result run(Context& ctx, const AttentionCase& c, const AttentionValues& x, const Options& options) {
   const int64_t tokens = c.tokens();
   const Projection in(ctx, c, x, options.shift);
@@ -130,6 +140,8 @@ Bf16Result run(Context& ctx, const AttentionCase& c, const AttentionValues& x, c
   a.forward.lse = lse.data<float>();
   a.delta = delta.data<float>();
   a.accumulate_dq = a.accumulate_dk = a.accumulate_dv = options.accumulate;
+  const RotaryTurn turned = turn_of(ctx, c, options.rotary_dims);
+  a.turned = turned.angles();
   attention_forward_cuda(ctx, a.forward);
   attention_backward_cuda(ctx, a);
   return {out.to_floats(ctx), lse.to_floats(ctx), dq.to_floats(ctx), dk.to_floats(ctx), dv.to_floats(ctx)};
@@ -154,9 +166,14 @@ std::vector<double> sum(std::vector<double> x, const std::vector<double>& y) {
 
 // tolerance: what float32 arithmetic may add, relative.
 void expect_close(const AttentionCase& c, const AttentionValues& x, const Bf16Result& found, bool accumulated,
-                  double tolerance) {
-  const auto exact = raw_gradients<double>(c, x);
-  const auto rounded = raw_gradients<double>(c, x, true);
+                  double tolerance, int64_t rotary_dims = 0) {
+  auto exact = raw_gradients<double>(c, x);
+  auto rounded = raw_gradients<double>(c, x, true);
+  if (rotary_dims > 0) {
+    for (std::vector<double>* gradient : {&exact.dq, &exact.dk, &rounded.dq, &rounded.dk}) {
+      *gradient = turned_back(c, rotary_dims, *gradient);
+    }
+  }
   const AttentionValues start = start_values(c);
   const auto compare = [&](const std::vector<float>& result, std::vector<double> expected, std::vector<double> in_bf16,
                            const std::vector<double>& begin, bool adds, const char* what) {
@@ -201,6 +218,74 @@ TEST_P(AttentionBf16Cuda, HalfAligned) { check({.shift = 2}); }
 TEST_P(AttentionBf16Cuda, AlignedLater) { check({.shift = 8}); }
 TEST_P(AttentionBf16Cuda, Accumulates) { check({.accumulate = true}); }
 TEST_P(AttentionBf16Cuda, AccumulatesPortable) { check({.portable = true, .accumulate = true}); }
+
+struct TurnedCase {
+  AttentionCase attention;
+  int64_t rotary_dims;
+};
+
+// Lengths around the tiles, packed rows, grouped keys; dims that the Hopper kernels turn back and others.
+std::vector<TurnedCase> turned_cases() {
+  std::vector<TurnedCase> cases;
+  const auto add = [&](std::vector<int64_t> lengths, int64_t heads, int64_t kv_heads, int64_t head_dim, bool causal,
+                       int64_t dims) {
+    std::string name = cat(dims, " of ", head_dim, causal ? " causal" : " full");
+    for (const int64_t n : lengths) name += cat(" ", n);
+    cases.push_back({{name, std::move(lengths), heads, kv_heads, head_dim, causal}, dims});
+  };
+  add({700, 5, 320}, 4, 4, 80, true, 32);
+  add({192, 577}, 2, 2, 80, true, 32);
+  add({641}, 8, 1, 80, true, 32);
+  add({2, 128, 127, 1}, 4, 2, 80, true, 32);
+  add({130, 62}, 2, 2, 80, false, 32);
+  add({17}, 2, 2, 80, true, 32);
+  add({500, 33}, 2, 1, 72, true, 32);
+  add({385, 2, 64}, 4, 2, 64, true, 64);
+  add({449, 63}, 3, 3, 96, true, 96);
+  add({333, 12}, 2, 1, 128, true, 128);
+  add({200, 65}, 2, 2, 80, true, 80);
+  add({200, 65}, 2, 2, 80, true, 20);
+  add({90, 70}, 2, 1, 32, true, 16);
+  add({9}, 2, 2, 80, true, 32);
+  return cases;
+}
+
+TEST(AttentionBf16CudaNode, GradientsFromBeforeARotation) {
+  const std::unique_ptr<Context> ctx = new_cuda();
+  for (const auto& [c, dims] : turned_cases()) {
+    const AttentionValues x = attention_values(c, DType::bf16);
+    for (const Options& options : {Options{.rotary_dims = dims}, Options{.portable = true, .rotary_dims = dims},
+                                   Options{.shift = 1, .rotary_dims = dims}}) {
+      SCOPED_TRACE(cat(c.name, options.portable ? " portable" : "", " shift ", options.shift));
+      const Bf16Result found = run(*ctx, c, x, options);
+      expect_close(c, x, found, false, kFloatTolerance, dims);
+      EXPECT_EQ(run(*ctx, c, x, options), found) << "second run";
+      // Turned back after the kernels: rounded to bf16 once more, 2^-9; the rest is the same.
+      Options apart = options;
+      apart.rotary_dims = 0;
+      const Bf16Result before = run(*ctx, c, x, apart);
+      EXPECT_EQ(found.out, before.out);
+      EXPECT_EQ(found.dv, before.dv);
+      EXPECT_LE(relative_error(found.dq, round_bf16(turned_back(c, dims, convert<double>(before.dq)))), 0x1p-8);
+      EXPECT_LE(relative_error(found.dk, round_bf16(turned_back(c, dims, convert<double>(before.dk)))), 0x1p-8);
+      EXPECT_GT(relative_error(found.dq, before.dq), 0.1);
+    }
+  }
+}
+
+TEST(AttentionBf16CudaNode, GradientsFromBeforeARotationAreNotAdded) {
+  const std::unique_ptr<Context> ctx = new_cuda();
+  const AttentionCase c{"turned", {40}, 2, 2, 80, true};
+  std::string message = "no error";
+  try {
+    run(*ctx, c, attention_values(c, DType::bf16), {.accumulate = true, .rotary_dims = 32});
+  } catch (const Error& e) {
+    message = e.what();
+  }
+  EXPECT_EQ(message,
+            "[attention] gradients from before a rotation: found 40 rows of keys for 40 of queries and "
+            "gradients to add to, expected as many and none");
+}
 
 // Logits up to +-1e4: float32 itself rounds them and the log-sum-exp by up to 2^-24 * 1e4 = 6e-4 each, twice on the way
 // to base 2, and a probability changes by that factor.

@@ -223,6 +223,42 @@ TEST(RotaryNode, GivenFrequencies) { expect_given_frequencies(cpu()); }
 
 TEST(RotaryNodeCuda, GivenFrequencies) { expect_given_frequencies(*new_cuda()); }
 
+// turn_in_place() turns as rotary_in_place() does, and on a GPU that records leaves the angles behind.
+void expect_turn(Context& ctx, const RotaryCase& c) {
+  std::vector<double> frequencies;
+  for (int64_t i = 0; i < c.rotary_dims / 2; ++i) {
+    frequencies.push_back(std::pow(c.theta, -2.0 * static_cast<double>(i) / static_cast<double>(c.rotary_dims)));
+  }
+  const Tensor positions = Tensor::from(ctx, c.positions(), {c.tokens()});
+  const auto upload = [&] { return Tensor::from(ctx, convert<float>(values_of(c, "x")), {c.tokens(), c.width()}); };
+  Graph g(ctx);
+  const Var x = g.input(upload());
+  const Var y = rotary_in_place(g, g.constant(upload()), c.heads, c.head_dim, frequencies, positions);
+  const RotaryTurn turn = turn_in_place(g, x, c.heads, c.head_dim, frequencies, positions);
+  EXPECT_EQ(x.value().to_floats(ctx), y.value().to_floats(ctx));
+  EXPECT_EQ(g.size(), 0);
+  EXPECT_EQ(turn.dims(), c.rotary_dims);
+  Graph forward_only(ctx, false);
+  const Var z = forward_only.constant(upload());
+  EXPECT_FALSE(turn_in_place(forward_only, z, c.heads, c.head_dim, frequencies, positions).table.defined());
+  EXPECT_EQ(z.value().to_floats(ctx), y.value().to_floats(ctx));
+  ASSERT_EQ(turn.table.defined(), ctx.on_gpu());
+  if (!ctx.on_gpu()) return;
+  std::vector<double> angles;
+  for (const int32_t position : c.positions()) {
+    for (const double frequency : frequencies) angles.push_back(std::cos(position * frequency));
+    for (const double frequency : frequencies) angles.push_back(std::sin(position * frequency));
+  }
+  EXPECT_LE(relative_error(turn.table.to_floats(ctx), angles), kFloatTolerance);
+}
+
+TEST_P(Rotary, TurnInPlace) {
+  if (GetParam().rotary_dims > 0) expect_turn(cpu(), GetParam());
+}
+TEST_P(RotaryCuda, TurnInPlace) {
+  if (GetParam().rotary_dims > 0) expect_turn(*new_cuda(), GetParam());
+}
+
 TEST(RotaryNode, AddsToAGradientThatIsThere) {
   const RotaryCase c{"accumulate", {5}, 0, 2, 16, 8, 1e4};
   const std::vector<float> w = convert<float>(values_of(c, "w"));
