@@ -121,7 +121,7 @@ Allocator::Pool Allocator::use(Pool pool) {
 
 void Allocator::give_back_cached() {
   if (keep_ == Keep::everything) return;
-  for (const Pool pool : {kGeneral, kStep}) {
+  for (const Pool pool : {kGeneral, kStep, kAside}) {
     if (pool == kStep && keep_ == Keep::step_pool) continue;
     for (auto& [size, blocks] : cached_[pool]) {
       for (void* block : blocks) {

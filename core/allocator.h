@@ -1,9 +1,10 @@
 // Caching allocator of one device. Blocks that are freed are kept by size and handed out again, which is safe without
-// synchronisation because everything that uses them is ordered on the context's one stream.
+// synchronisation because everything that uses a pool's blocks is ordered on one stream.
 //
-// There are two pools that never exchange blocks. All but what lives within a step comes from the general one. A step's
-// own memory is in the step pool (StepMemory): recorded work writes there whenever it is launched, so nothing that
-// outlives a step may lie in it but what its owner puts there on purpose.
+// There are three pools that never exchange blocks. All but what lives within a step comes from the general one. A
+// step's own memory is in the step pool (StepMemory): recorded work writes there whenever it is launched, so nothing
+// that outlives a step may lie in it but what its owner puts there on purpose. Work beside a context's own takes from
+// the third (core/aside.h).
 #pragma once
 
 #include <array>
@@ -64,7 +65,8 @@ class Allocator {
 
  private:
   friend class StepMemory;
-  enum Pool : size_t { kGeneral, kStep, kPools };
+  friend class Aside;
+  enum Pool : size_t { kGeneral, kStep, kAside, kPools };
   struct Live {
     int64_t size;
     Pool pool;

@@ -38,9 +38,9 @@ struct CommInput {
 class CommRequest {
  public:
   virtual ~CommRequest() = default;
-  // Host buffers: returns when the result is there. Device buffers: work queued later on the stream given at the start
-  // (or the host, when it was null) sees the result. Throws the Error of the collective. May be called twice.
-  virtual void wait() = 0;
+  // Host buffers: returns when the result is there. Device buffers: work queued later on `stream` (or the host, when it
+  // is null) sees the result. Throws the Error of the collective. May be called twice.
+  virtual void wait(void* stream = nullptr) = 0;
 };
 
 class Comm {

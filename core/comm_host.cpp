@@ -120,7 +120,7 @@ class WorkerRequest final : public CommRequest {
  public:
   explicit WorkerRequest(std::shared_ptr<CommWorker::Job> job) : job_(std::move(job)) {}
   ~WorkerRequest() override { job_->wait(); }  // the buffer is in use until then
-  void wait() override {
+  void wait(void*) override {
     job_->wait();
     if (job_->error) std::rethrow_exception(job_->error);
   }

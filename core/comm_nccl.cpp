@@ -65,7 +65,10 @@ class NcclComm final : public Comm {
     ncclUniqueId id{};
     if (rank() == 0) check_nccl(ncclGetUniqueId(&id), "ncclGetUniqueId");
     host.broadcast(std::span<uint8_t>(reinterpret_cast<uint8_t*>(&id), sizeof(id)), 0);
-    MATVLM_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+    // As the stream of the model's work (context_cuda.cpp): behind that a sum would not begin before backward's end.
+    int lowest = 0, highest = 0;
+    MATVLM_CUDA_CHECK(cudaDeviceGetStreamPriorityRange(&lowest, &highest));
+    MATVLM_CUDA_CHECK(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, highest));
     ncclComm_t comm = nullptr;
     const ncclResult_t result = ncclCommInitRank(&comm, size(), id, rank());
     if (result != ncclSuccess) {
@@ -209,23 +212,20 @@ class NcclComm final : public Comm {
 
 class NcclRequest final : public CommRequest {
  public:
-  NcclRequest(NcclComm& comm, void* stream) : comm_(comm), stream_(stream) {
-    MATVLM_CUDA_CHECK(cudaEventRecord(done_.get(), comm.stream_));
-  }
+  explicit NcclRequest(NcclComm& comm) : comm_(comm) { MATVLM_CUDA_CHECK(cudaEventRecord(done_.get(), comm.stream_)); }
   ~NcclRequest() override {
     try {
-      wait();
+      if (!waited_) wait(nullptr);
     } catch (const std::exception&) {  // wait() is where errors are told
     }
   }
-  void wait() override {
-    if (std::exchange(waited_, true)) return;
-    comm_.wait_for(done_, stream_);
+  void wait(void* stream) override {
+    waited_ = true;
+    comm_.wait_for(done_, stream);
   }
 
  private:
   NcclComm& comm_;
-  void* stream_;
   Event done_;
   bool waited_ = false;
 };
@@ -233,7 +233,7 @@ class NcclRequest final : public CommRequest {
 std::unique_ptr<CommRequest> NcclComm::start_all_reduce(CommBuffer values, CommOp op, void* stream) {
   begin(stream);
   all_reduce(values, op);
-  return std::make_unique<NcclRequest>(*this, stream);
+  return std::make_unique<NcclRequest>(*this);
 }
 
 }  // namespace

@@ -46,10 +46,15 @@ class Context {
   // Host <-> device. Both return when the host memory may be reused or read.
   virtual void to_device(void* dst, const void* host, int64_t bytes) = 0;
   virtual void to_host(void* host, const void* src, int64_t bytes) = 0;
+  // For Aside (core/aside.h), except the last: what is issued from there on comes behind all that was issued aside.
+  virtual void begin_aside(bool behind_all) { (void)behind_all; }
+  virtual void end_aside() noexcept {}
+  virtual void join_aside() {}
   // Human-readable name of the device ("NVIDIA H100 80GB HBM3"; the CPU's thread count).
   virtual std::string description() const = 0;
   virtual CudaContext* cuda() { return nullptr; }
-  // The cudaStream_t that orders the work, for interfaces that take it as an opaque pointer; null on the CPU.
+  // The cudaStream_t that orders the work issued now, for interfaces that take it as an opaque pointer; null on the
+  // CPU.
   virtual void* stream_handle() { return nullptr; }
   // Of host memory that the device reads and writes like its own, only slower; allocator() itself on the CPU.
   virtual const std::shared_ptr<Allocator>& host_allocator() { return allocator_; }

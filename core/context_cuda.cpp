@@ -112,9 +112,11 @@ class CudaAllocator final : public Allocator {
   explicit CudaAllocator(int index) : index_(index) {}
   ~CudaAllocator() override {
     uploads_.give_back();
+    uploads_aside_.give_back();
     free_all();
   }
-  UploadRing& uploads() { return uploads_; }
+  // A ring belongs to one stream, whose progress says which of its segments are free.
+  UploadRing& uploads(bool aside) { return aside ? uploads_aside_ : uploads_; }
 
  protected:
   void* raw_allocate(int64_t bytes) override {
@@ -129,6 +131,7 @@ class CudaAllocator final : public Allocator {
  private:
   int index_;
   UploadRing uploads_{*this, kGpuUploadBytes / UploadRing::kSegmentBytes};
+  UploadRing uploads_aside_{*this, 2};
 };
 
 // Pinned host memory under the same addresses on the device. It is mapped into the device of the thread that allocates.
@@ -176,7 +179,14 @@ std::unique_ptr<Context> make_cuda_context(int index) { return std::make_unique<
 
 CudaContext::CudaContext(int index)
     : Context(Device{DeviceType::cuda, index}, select_device(index)), kernel_facts_(std::make_shared<KernelFacts>()) {
-  MATVLM_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+  int lowest = 0, highest = 0;  // which is the smaller number
+  MATVLM_CUDA_CHECK(cudaDeviceGetStreamPriorityRange(&lowest, &highest));
+  MATVLM_CUDA_CHECK(cudaStreamCreateWithPriority(&main_, cudaStreamNonBlocking, highest));
+  MATVLM_CUDA_CHECK(cudaStreamCreateWithPriority(&aside_, cudaStreamNonBlocking, lowest));
+  for (cudaEvent_t* event : {&main_reached_, &aside_reached_}) {
+    MATVLM_CUDA_CHECK(cudaEventCreateWithFlags(event, cudaEventDisableTiming));
+  }
+  stream_ = main_;
   check(cublasLtCreate(&blas_) == CUBLAS_STATUS_SUCCESS, "[cuda] cublasLtCreate failed");
   workspace_ = allocator()->allocate(kWorkspaceBytes);
   host_ = std::make_shared<PinnedAllocator>();
@@ -191,12 +201,31 @@ CudaContext::CudaContext(int index)
 }
 
 CudaContext::~CudaContext() {
-  cudaStreamSynchronize(stream_);
+  cudaStreamSynchronize(aside_);
+  cudaStreamSynchronize(main_);
   destroy_dnn_handle(dnn_);
   cublasLtDestroy(blas_);
   allocator()->deallocate(workspace_);
   allocator()->deallocate(work_counters_);
-  cudaStreamDestroy(stream_);
+  for (cudaEvent_t event : {main_reached_, aside_reached_}) cudaEventDestroy(event);
+  for (cudaStream_t stream : {main_, aside_}) cudaStreamDestroy(stream);
+}
+
+void CudaContext::begin_aside(bool behind_all) {
+  check(!recording && !aside(), "[cuda] aside work begins ", recording ? "while work is recorded" : "aside");
+  if (behind_all) {
+    MATVLM_CUDA_CHECK(cudaEventRecord(main_reached_, main_));
+    MATVLM_CUDA_CHECK(cudaStreamWaitEvent(aside_, main_reached_, 0));
+  }
+  stream_ = aside_;
+}
+
+void CudaContext::end_aside() noexcept { stream_ = main_; }
+
+void CudaContext::join_aside() {
+  check(!recording && !aside(), "[cuda] aside work is waited for ", recording ? "while work is recorded" : "aside");
+  MATVLM_CUDA_CHECK(cudaEventRecord(aside_reached_, aside_));
+  MATVLM_CUDA_CHECK(cudaStreamWaitEvent(main_, aside_reached_, 0));
 }
 
 void CudaContext::synchronize() {
@@ -224,7 +253,7 @@ void CudaContext::copy_2d(void* dst, int64_t dst_pitch, const void* src, int64_t
 void CudaContext::to_device(void* dst, const void* host, int64_t bytes) {
   if (bytes <= 0) return;
   check(!recording, "[cuda] host values are sent while work is recorded");
-  static_cast<CudaAllocator&>(*allocator()).uploads().copy(dst, host, bytes, stream_);
+  static_cast<CudaAllocator&>(*allocator()).uploads(aside()).copy(dst, host, bytes, stream_);
 }
 
 void CudaContext::to_host(void* host, const void* src, int64_t bytes) {
@@ -261,7 +290,7 @@ std::string CudaContext::description() const {
 }
 
 cudnnContext* CudaContext::dnn() {
-  if (dnn_ == nullptr) dnn_ = make_dnn_handle(stream_);
+  if (dnn_ == nullptr) dnn_ = make_dnn_handle(main_);
   return dnn_;
 }
 

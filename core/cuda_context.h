@@ -30,7 +30,7 @@ class CudaContext final : public Context {
   explicit CudaContext(int index);
   ~CudaContext() override;
 
-  void synchronize() override;
+  void synchronize() override;  // aside: for what was issued there
   void fill_bytes(void* dst, int value, int64_t bytes) override;
   void copy_2d(void* dst, int64_t dst_pitch, const void* src, int64_t src_pitch, int64_t width,
                int64_t height) override;
@@ -40,15 +40,24 @@ class CudaContext final : public Context {
   CudaContext* cuda() override { return this; }
   const std::shared_ptr<Allocator>& host_allocator() override { return host_; }
   void* stream_handle() override { return stream_; }
+  void begin_aside(bool behind_all) override;
+  void end_aside() noexcept override;
+  void join_aside() override;
 
   cudaStream_t stream() const { return stream_; }
   cublasLtContext* blas() const { return blas_; }
-  cudnnContext* dnn();  // created at first use; its stream is stream()
-  void* workspace() const { return workspace_; }
+  cudnnContext* dnn();  // created at first use; its stream is that of work that is not aside
+  void* workspace() const {
+    check(!aside(), "[cuda] a library's workspace is used aside");
+    return workspace_;
+  }
   static constexpr int64_t kWorkspaceBytes = kGpuWorkspaceBytes;  // for cuBLASLt and cuDNN
   // Two counters for kernels whose blocks take work from a list, [0] items handed out and [1] blocks that are done.
   // They are 0 between kernels: the last block of a kernel has to leave them so.
-  unsigned* work_counters() const { return work_counters_; }
+  unsigned* work_counters() const {
+    check(!aside(), "[cuda] work counters are used aside");
+    return work_counters_;
+  }
   int multiprocessors() const { return multiprocessors_; }
   int compute_capability() const { return compute_capability_; }  // 90 for 9.0
   int max_shared_memory() const { return max_shared_memory_; }    // bytes a block may opt in to
@@ -63,7 +72,12 @@ class CudaContext final : public Context {
   std::shared_ptr<Fp8GemmPlans> fp8_gemm_plans;  // cache of gemm_fp8_cuda.cpp
 
  private:
-  cudaStream_t stream_ = nullptr;
+  bool aside() const { return stream_ == aside_; }
+
+  cudaStream_t stream_ = nullptr;  // where work is issued now: main_ or aside_
+  cudaStream_t main_ = nullptr;
+  cudaStream_t aside_ = nullptr;
+  cudaEvent_t main_reached_ = nullptr, aside_reached_ = nullptr;
   cublasLtContext* blas_ = nullptr;
   cudnnContext* dnn_ = nullptr;
   void* workspace_ = nullptr;

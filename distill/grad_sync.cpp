@@ -1,13 +1,12 @@
 #include "distill/grad_sync.h"
 
-#include <chrono>
 #include <span>
 #include <utility>
 
 namespace matvlm {
 
 GradSync::GradSync(Context& ctx, Comm& comm, const ParameterStore& store, int64_t bucket_bytes)
-    : ctx_(ctx), comm_(comm), store_(store) {
+    : ctx_(ctx), comm_(comm), store_(store), clock_(comm.size() > 1 ? make_device_clock(ctx) : nullptr) {
   // One rank has nothing to send: a GPU in a build without NCCL takes the host's communicator.
   check(comm.size() == 1 || comm.on_gpu() == ctx.on_gpu(),
         "[grad_sync] communicator and gradients are on different devices");
@@ -56,17 +55,17 @@ void GradSync::start_ready(bool all) {
 }
 
 void GradSync::finish() {
-  using Clock = std::chrono::steady_clock;
   start_ready(true);
-  // The host meets the device here to read the clock; all that it has left to queue is the gradient norm.
-  const bool timed = comm_.size() > 1;
-  if (timed) ctx_.synchronize();
-  const Clock::time_point start = Clock::now();
-  for (const auto& request : requests_) request->wait();
-  if (timed) ctx_.synchronize();
-  wait_seconds_ = timed ? std::chrono::duration<double>(Clock::now() - start).count() : 0.0;
+  if (clock_) clock_->mark();
+  for (const auto& request : requests_) request->wait(ctx_.stream_handle());
+  if (clock_) clock_->mark();
   requests_.clear();
   active_ = false;
+}
+
+double GradSync::take_wait_seconds() {
+  const std::vector<double> ms = clock_ ? clock_->read() : std::vector<double>();
+  return ms.empty() ? 0.0 : ms.back() / 1e3;
 }
 
 }  // namespace matvlm

@@ -8,6 +8,7 @@
 
 #include "autograd/graph.h"
 #include "core/comm.h"
+#include "core/device_clock.h"
 
 namespace matvlm {
 
@@ -20,13 +21,14 @@ class GradSync {
   // Before the backward of the last micro-batch of an update; then hook() is given to its graph.
   void begin();
   Graph::ParameterHook hook();
-  // Starts what is left (parameters that this rank did not use) and waits for all of it. Every gradient is complete
-  // then, also on one rank: those that nothing contributed to since ParameterStore::begin_update() are zeros.
+  // Starts what is left (parameters that this rank did not use). What is issued from here on where it was called, on a
+  // GPU the queue or the one aside, sees every gradient complete, also on one rank: those that nothing contributed to
+  // since ParameterStore::begin_update() are zeros.
   void finish();
 
   // Seconds from the end of this rank's backward to the end of the last finish(): the part of the communication, and of
-  // the wait for slower ranks, that backward did not hide. 0 on one rank.
-  double wait_seconds() const { return wait_seconds_; }
+  // the wait for slower ranks, that backward did not hide. 0 on one rank. Waits for that; once for each finish().
+  double take_wait_seconds();
 
   int64_t buckets() const { return static_cast<int64_t>(buckets_.size()); }
 
@@ -45,7 +47,7 @@ class GradSync {
   std::map<const Parameter*, size_t> position_;
   size_t next_ = 0;
   bool active_ = false;
-  double wait_seconds_ = 0;
+  std::unique_ptr<DeviceClock> clock_;
   std::vector<std::unique_ptr<CommRequest>> requests_;
 };
 

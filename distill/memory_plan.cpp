@@ -70,8 +70,15 @@ MemoryPlan plan_memory(const MemoryRequest& request) {
   const std::vector<MicroBatch> batches = {full_batch(request.student, request.batch, request.length)};
   ctx->allocator()->release_cached();
   ctx->allocator()->reset_peak();
-  // The second update finds the blocks of the first, which may be larger than what it asks for.
-  for (int64_t number = 1; number <= 2; ++number) trainer.update(batches, number, (number - 1) * request.batch);
+  // As in training. The second update finds the blocks of the first, which may be larger than what it asks for.
+  const auto prepare = [&] { return trainer.prepare([&] { return batches; }); };
+  Trainer::Prepared next = prepare();
+  for (int64_t number = 1; number <= 2; ++number) {
+    trainer.begin(next, number, (number - 1) * request.batch);
+    next = prepare();
+    trainer.look_ahead(next);
+    trainer.finish();
+  }
   plan.peak = ctx->allocator()->stats().peak;
   plan.reserved = ctx->allocator()->stats().reserved;
   plan.activations = plan.peak - plan.frozen - plan.trained - plan.workspace;

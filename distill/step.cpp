@@ -6,21 +6,17 @@
 namespace matvlm {
 namespace {
 
-struct TeacherOutput {
-  Tensor features;      // vision features, undefined without images
-  Tensor image_tokens;  // connector's output
-  TextTrace trace;      // of the student's Mamba layers
-  Tensor final_hidden;  // after the final norm
-};
-
 // What the layer loss reads of a layer: only the mixer's input and output, unless the comparison is made further down.
 bool compares_block(const LossConfig& loss, const Vlm& student, int64_t layer) {
   const bool last = layer + 1 == student.text.config.layers;
   return last || (!student.text.config.block.parallel && loss.layer_at == LayerLossAt::block);
 }
 
-TeacherOutput run_teacher(Context& ctx, const Models& models, const LossConfig& loss, const StepInputs& inputs,
-                          StepTrace* trace) {
+}  // namespace
+
+std::optional<TeacherOutput> queue_teacher(Context& ctx, const Models& models, const LossConfig& loss,
+                                           const StepInputs& inputs, StepTrace* trace) {
+  if (models.teacher == nullptr) return {};
   const Vlm& teacher = *models.teacher;
   Graph g(ctx, false);
   TeacherOutput out;
@@ -43,6 +39,8 @@ TeacherOutput run_teacher(Context& ctx, const Models& models, const LossConfig& 
   out.final_hidden = run_text(g, teacher.text, h, inputs.pass, &out.trace).value();
   return out;
 }
+
+namespace {
 
 // The student's image tokens: shared with the teacher as far as nothing in front of them is trained.
 Var student_image_tokens(Graph& g, const Models& models, const StepInputs& inputs, const TeacherOutput* teacher) {
@@ -130,13 +128,11 @@ void LossTerms::add(const LossTerms& other) {
 }
 
 QueuedTerms queue_step(Context& ctx, const Models& models, const LossConfig& loss, const StepInputs& inputs,
-                       bool backward, const Graph::ParameterHook& hook, StepTrace* trace) {
-  std::optional<TeacherOutput> teacher;
+                       bool backward, const Graph::ParameterHook& hook, StepTrace* trace,
+                       std::optional<TeacherOutput> teacher) {
+  if (!teacher) teacher = queue_teacher(ctx, models, loss, inputs, trace);
   std::vector<Tensor> layer_values;
-  if (models.teacher != nullptr) {
-    teacher = run_teacher(ctx, models, loss, inputs, trace);
-    layer_values = run_layer_terms(ctx, models, loss, inputs, *teacher, backward);
-  }
+  if (teacher) layer_values = run_layer_terms(ctx, models, loss, inputs, *teacher, backward);
 
   enter_part(models.timer, StepPart::student);
   Pass pass = inputs.pass;

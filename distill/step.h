@@ -35,13 +35,27 @@ struct StepTrace {
   Tensor teacher_final, student_final;  // after the final norm
 };
 
+// What a step computes without any trained parameter.
+struct TeacherOutput {
+  Tensor features;      // vision features, undefined without images
+  Tensor image_tokens;  // connector's output
+  TextTrace trace;      // of the student's Mamba layers
+  Tensor final_hidden;  // after the final norm
+};
+
+// The teacher's pass, which may be queued long before the step that takes its result. Nothing without a teacher.
+std::optional<TeacherOutput> queue_teacher(Context& ctx, const Models& models, const LossConfig& loss,
+                                           const StepInputs& inputs, StepTrace* trace = nullptr);
+
 // Loss terms on the device: f64 vectors for read_together() and loss_terms().
 using QueuedTerms = std::vector<Tensor>;
 
 // Forward, and with `backward` the gradients, which are added into the parameters. hook: see
 // Graph::set_parameter_hook. On a GPU the work is only queued: nothing here waits for it or sends anything to it.
+// teacher: of queue_teacher() for these inputs, where that has been called.
 QueuedTerms queue_step(Context& ctx, const Models& models, const LossConfig& loss, const StepInputs& inputs,
-                       bool backward, const Graph::ParameterHook& hook = {}, StepTrace* trace = nullptr);
+                       bool backward, const Graph::ParameterHook& hook = {}, StepTrace* trace = nullptr,
+                       std::optional<TeacherOutput> teacher = {});
 // The same from a micro-batch on the host. `counts` are the update's.
 QueuedTerms queue_micro_batch(Context& ctx, const Models& models, const LossConfig& loss, const MicroBatch& batch,
                               const SplicedRows& rows, const UpdateCounts& counts, bool backward,

@@ -9,10 +9,12 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "autograd/parameter.h"
+#include "core/allocator.h"
 #include "core/device_graph.h"
 #include "distill/config.h"
 #include "distill/repeat_cache.h"
@@ -45,6 +47,13 @@ class StepGraphs {
   Tensor run(const StepInputs& inputs, bool first, const Work& work);
   // Only from the step pool, never recorded.
   Tensor run_plain(const StepInputs& inputs, const Work& work);
+  // A part of a step that is never recorded, called before run() is for the step: what it allocates is the step's.
+  template <class Part>
+  auto run_part(Part part) {
+    std::optional<StepMemory> memory;
+    if (active_) memory.emplace(*ctx_.allocator());
+    return part();
+  }
 
   int64_t recorded() const { return cache_.records(); }
   int64_t replayed() const { return cache_.replays(); }

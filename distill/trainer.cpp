@@ -9,6 +9,7 @@
 #include <variant>
 
 #include "autograd/ops/adamw.h"
+#include "core/aside.h"
 
 namespace matvlm {
 namespace {
@@ -163,7 +164,10 @@ void Trainer::begin(const Prepared& prepared, int64_t number, int64_t samples_be
   running.tokens = prepared.tokens;
 
   sync_.begin();
-  if (prepared.steps.empty()) setup_.store->begin_update(ctx);
+  if (prepared.steps.empty()) {
+    setup_.store->begin_update(ctx);
+    ahead_.reset();
+  }
   for (size_t i = 0; i < prepared.steps.size(); ++i) {
     const bool first = i == 0;
     // One rank has nobody to send gradients to while backward runs; finish() settles what is left of them.
@@ -182,29 +186,53 @@ Tensor Trainer::gradient_step(const StepInputs& inputs, bool first, const Graph:
     setup_.store->begin_update(ctx);
     enter_part(setup_.models.timer, StepPart::host);
   }
-  return join_terms(ctx, queue_step(ctx, setup_.models, setup_.loss, inputs, true, hook));
+  std::optional<TeacherOutput> teacher;
+  if (first && ahead_ && ahead_->inputs.values.raw() == inputs.values.raw()) teacher = std::move(ahead_->teacher);
+  if (first) ahead_.reset();
+  return join_terms(ctx, queue_step(ctx, setup_.models, setup_.loss, inputs, true, hook, nullptr, std::move(teacher)));
+}
+
+void Trainer::end_gradients() {
+  Context& ctx = *setup_.ctx;
+  StepTimer* const timer = setup_.models.timer;
+  std::optional<Aside> aside;
+  if (timer == nullptr) aside.emplace(ctx, Aside::Behind::all);
+  enter_part(timer, StepPart::comm);
+  sync_.finish();
+  enter_part(timer, StepPart::optimizer);
+  running_->results = running_->terms;
+  running_->results.push_back(grad_squares(ctx, *setup_.store));
+}
+
+void Trainer::look_ahead(const Prepared& next) {
+  check(running_.has_value(), "[trainer] look_ahead() without begin()");
+  const Models& models = setup_.models;
+  const bool can = !next.error && next.failed_ranks == 0 && !next.steps.empty() && models.teacher != nullptr;
+  if (!can || models.timer != nullptr || graphs_.may_record(next.steps.front().tokens())) return;
+  // Before the teacher's pass is queued, which these are not to wait for.
+  end_gradients();
+  const StepInputs& inputs = next.steps.front();
+  ahead_ = {inputs, graphs_.run_part([&] { return queue_teacher(*setup_.ctx, models, setup_.loss, inputs); })};
 }
 
 UpdateReport Trainer::finish() {
   Context& ctx = *setup_.ctx;
   check(running_.has_value(), "[trainer] finish() without begin()");
+  if (running_->results.empty()) end_gradients();
   const Running running = std::move(*running_);
   running_.reset();
   StepTimer* const timer = setup_.models.timer;
-  enter_part(timer, StepPart::comm);
-  sync_.finish();
-  enter_part(timer, StepPart::optimizer);
+  std::optional<Aside> aside;
+  if (timer == nullptr) aside.emplace(ctx, Aside::Behind::aside);
   // The one place where the host waits for the device.
-  std::vector<Tensor> results = running.terms;
-  results.push_back(grad_squares(ctx, *setup_.store));
-  const std::vector<double> values = read_together(ctx, results);
+  const std::vector<double> values = read_together(ctx, running.results);
   enter_part(timer, StepPart::host);
 
   UpdateReport report;
   report.counts = running.counts;
   report.tokens = running.tokens;
   report.lr = running.lr;
-  report.comm_wait = sync_.wait_seconds();
+  report.comm_wait = sync_.take_wait_seconds();
   report.terms =
       sum_over_ranks(own_terms(running.terms, values), setup_.models.student->config.mamba.ssm_layers.size());
   report.grad_norm = std::sqrt(values.back());
@@ -215,6 +243,8 @@ UpdateReport Trainer::finish() {
   enter_part(timer, StepPart::optimizer);
   apply_update(ctx, *setup_.store, setup_.optimizer, report.lr, running.number, report.grad_norm);
   enter_part(timer, StepPart::host);
+  aside.reset();
+  ctx.join_aside();
   return report;
 }
 

@@ -57,7 +57,7 @@ class Trainer {
   };
 
   // An update in three steps, so that the next one can be prepared while the device computes this one:
-  //   prepare -> begin -> (prepare the next) -> finish
+  //   prepare -> begin -> (prepare the next -> look_ahead) -> finish
   // Every rank makes the same calls in the same order. `fetch` returns this rank's micro-batches, maybe none. What it
   // or the rest of prepare() throws is kept until begin(), so that the update before comes to its end on every rank.
   using Fetch = std::function<std::vector<MicroBatch>()>;
@@ -66,7 +66,14 @@ class Trainer {
   // work is queued only. Error on every rank when the preparation failed on one, or without samples. What was prepared
   // is used up: a recorded step keeps its memory and writes later updates' values there.
   void begin(const Prepared& prepared, int64_t number, int64_t samples_before);
-  // Waits for the gradients and changes the parameters. Error on every rank, before any parameter has changed, when a
+  // Between begin() and finish(): queues what of the next update needs no trained parameter, the teacher's pass over
+  // its first micro-batch. On a GPU the parameters change beside it then, and nothing of the device's time is lost
+  // while the host waits for the loss. No call, or another update than `next`, costs only that time: the results are
+  // the same bits. Nothing happens where steps are recorded as graphs or timed part by part, or where `next` has an
+  // error.
+  void look_ahead(const Prepared& next);
+  // Waits for the gradients and changes the parameters: work queued on the context after this call sees the new ones.
+  // Error on every rank, before any parameter has changed, when a
   // loss or the gradient norm is not finite.
   UpdateReport finish();
 
@@ -90,7 +97,13 @@ class Trainer {
     double lr = 0;
     UpdateCounts counts;
     int64_t tokens = 0;
-    std::vector<Tensor> terms;  // of each step, joined
+    std::vector<Tensor> terms;    // of each step, joined
+    std::vector<Tensor> results;  // those and the square of the gradient norm, once the gradients are summed
+  };
+  // The teacher's pass of an update that has not begun yet.
+  struct Ahead {
+    StepInputs inputs;
+    std::optional<TeacherOutput> teacher;
   };
   // A micro-batch whose rows are counted, with its pictures on the device; `batch` has nothing else.
   struct CountedBatch {
@@ -105,12 +118,15 @@ class Trainer {
   void count_over_ranks(Prepared& out, std::array<int64_t, 5>& sums);
   // The gradients of one step and its loss terms, joined.
   Tensor gradient_step(const StepInputs& inputs, bool first, const Graph::ParameterHook& hook);
+  // The sum of the gradients over the ranks and their norm, queued aside.
+  void end_gradients();
   LossTerms own_terms(const std::vector<Tensor>& terms, std::span<const double> values) const;
   LossTerms sum_over_ranks(const LossTerms& own, size_t layers);
   Setup setup_;
   GradSync sync_;
   StepGraphs graphs_;
   std::optional<Running> running_;
+  std::optional<Ahead> ahead_;
 };
 
 }  // namespace matvlm

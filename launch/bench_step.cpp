@@ -39,8 +39,8 @@ double median_ms(Context& ctx, int repetitions, const std::function<void()>& cal
   return median(times);
 }
 
-// As in training: the next update is prepared while the device computes this one. `before` is called with the number of
-// each, from 0. Returns the last one's loss.
+// As in training: the next update is prepared, and its teacher's pass queued, while the device computes this one.
+// `before` is called with the number of each, from 0. Returns the last one's loss.
 double run_updates(Trainer& trainer, const std::vector<MicroBatch>& batches, int64_t updates,
                    const std::function<void(int64_t)>& before) {
   const auto prepare = [&] { return trainer.prepare([&] { return batches; }); };
@@ -50,6 +50,7 @@ double run_updates(Trainer& trainer, const std::vector<MicroBatch>& batches, int
     before(i);
     trainer.begin(next, i + 1, i * next.counts.samples);
     next = prepare();
+    trainer.look_ahead(next);
     loss = trainer.finish().terms.total;
   }
   return loss;
@@ -183,15 +184,14 @@ void StepBench::run_parts(Trainer::Setup setup, const std::vector<MicroBatch>& b
   for (const StepTimer::Times& times : timer.take()) {
     each.emplace_back(std::accumulate(times.begin(), times.end(), 0.0), times);
   }
-  std::tie(out.ms, out.parts) = median(each);
+  std::tie(out.parts_ms, out.parts) = median(each);
 }
 
-void StepBench::run_graphs(const Trainer::Setup& setup, const std::vector<MicroBatch>& batches, int64_t updates,
-                           BenchResult& out) {
+double StepBench::run_whole(const Trainer::Setup& setup, const std::vector<MicroBatch>& batches, int64_t updates) {
   Trainer trainer(setup);
-  const int64_t tokens = static_cast<int64_t>(out.shape.batch) * out.shape.length;
-  if (!trainer.graphs().may_record(tokens)) return;
-  runtime_.ctx().allocator()->release_cached();  // steps have a pool of their own now
+  const bool plain = setup.cuda_graph == GraphUse::off;
+  if (!plain && !trainer.graphs().may_record(batches.front().rows.cu.back())) return 0;
+  if (!plain) runtime_.ctx().allocator()->release_cached();  // steps have a pool of their own now
   const auto clock = make_device_clock(runtime_.ctx());
   run_updates(trainer, batches, kWarmUp + updates, [&](int64_t i) {
     if (i >= kWarmUp) clock->mark();
@@ -200,8 +200,7 @@ void StepBench::run_graphs(const Trainer::Setup& setup, const std::vector<MicroB
   std::vector<double> each = clock->read();
   for (size_t i = 0; i + 1 < each.size(); ++i) each[i] = each[i + 1] - each[i];
   each.pop_back();
-  out.graphs = trainer.graphs().active();
-  if (out.graphs) out.ms = median(each);
+  return plain || trainer.graphs().active() ? median(each) : 0;
 }
 
 BenchResult StepBench::run(const RunConfig& config, const BenchShape& shape, int64_t updates) {
@@ -223,8 +222,12 @@ BenchResult StepBench::run(const RunConfig& config, const BenchShape& shape, int
   ctx.allocator()->release_cached();
   ctx.allocator()->reset_peak();
   run_parts(setup, batches, updates, out);
-  out.plain_ms = out.ms;
-  if (setup.cuda_graph != GraphUse::off) run_graphs(setup, batches, updates, out);
+  Trainer::Setup plain = setup;
+  plain.cuda_graph = GraphUse::off;
+  out.ms = out.plain_ms = run_whole(plain, batches, updates);
+  const double as_graph = setup.cuda_graph == GraphUse::off ? 0 : run_whole(setup, batches, updates);
+  out.graphs = as_graph > 0;
+  if (out.graphs) out.ms = as_graph;
   const int64_t samples = shape.batch * host.size();
   const MemoryStats memory = ctx.allocator()->stats();
   out.comm_ms = sum_ms(setup);

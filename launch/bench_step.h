@@ -32,7 +32,8 @@ struct BenchResult {
   double ms = 0;                 // of an update, median; the slowest rank's
   bool graphs = false;           // whether that is of steps launched as CUDA graphs, which have no parts
   double plain_ms = 0;           // the same without graphs
-  StepTimer::Times parts{};      // of the median update without graphs
+  StepTimer::Times parts{};      // of the median update whose parts run one after the other, without graphs
+  double parts_ms = 0;           // their sum
   double tokens_per_second = 0;  // of all ranks
   StepFlops flops;               // of one rank
   double comm_ms = 0;            // the sum over ranks by itself, 0 on one rank
@@ -66,10 +67,10 @@ class StepBench {
 
  private:
   MicroBatch make_batch(const BenchShape& shape) const;
-  // Times of an update without graphs, of which it fills in parts, ms and loss; and of one with them, if there are any.
+  // An update part by part, of which it fills in parts, parts_ms and loss.
   void run_parts(Trainer::Setup setup, const std::vector<MicroBatch>& batches, int64_t updates, BenchResult& out);
-  void run_graphs(const Trainer::Setup& setup, const std::vector<MicroBatch>& batches, int64_t updates,
-                  BenchResult& out);
+  // Median ms of an update as in training; 0 with graphs where its steps are not recorded.
+  double run_whole(const Trainer::Setup& setup, const std::vector<MicroBatch>& batches, int64_t updates);
   double sum_ms(const Trainer::Setup& setup);
   Runtime runtime_;
   bool text_only_;

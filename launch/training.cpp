@@ -402,6 +402,7 @@ int TrainingRun::run() {
     // While the device computes; a batch that is not used, because the run is stopped, is made again when it resumes.
     next = {};
     if (state_.samples + config_.batch.size < config_.schedule.total) next = prepare();
+    within_memory([&] { trainer_->look_ahead(next); });
     const UpdateReport update = trainer_->finish();
     ++state_.update;
     state_.samples += config_.batch.size;

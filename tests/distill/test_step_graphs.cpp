@@ -89,6 +89,7 @@ struct Job {
   LossConfig loss;
   Recompute recompute = Recompute::none;
   int64_t rounds = 4;
+  bool look_ahead = true;
   // Kinds of steps in updates_of(): a, b and c that begin an update, a and b behind others. Where the connector is
   // large enough that its gradient is written rather than added to, `a` behind `c`, which has no picture, is another
   // one.
@@ -129,8 +130,11 @@ Outcome train(Context& ctx, const Job& job, GraphUse use, const WorkRecorder& re
   for (size_t i = 0; i < updates.size(); ++i) {
     trainer.begin(next, ++number, samples);
     samples += next.counts.samples;
-    // As in training: the next update's inputs arrive while this one runs.
-    if (i + 1 < updates.size()) next = prepare(i + 1);
+    // As in training: the next update's inputs arrive while this one runs, and its teacher's pass is queued.
+    if (i + 1 < updates.size()) {
+      next = prepare(i + 1);
+      if (job.look_ahead) trainer.look_ahead(next);
+    }
     const UpdateReport report = trainer.finish();
     out.losses.push_back(report.terms.total);
     out.norms.push_back(report.grad_norm);
@@ -166,6 +170,14 @@ Job label_job() {
   job.recompute = Recompute::blocks;
   return job;
 }
+
+void expect_same_bits_without_looking_ahead(Context& ctx, Job job) {
+  const Outcome ahead = train(ctx, job, GraphUse::off, {});
+  job.look_ahead = false;
+  EXPECT_TRUE(train(ctx, job, GraphUse::off, {}) == ahead);
+}
+
+TEST(LookAhead, SameBits) { expect_same_bits_without_looking_ahead(cpu(), label_job()); }
 
 TEST(StepGraphs, SameBits) { expect_same_bits(cpu(), Job(), work_again); }
 TEST(StepGraphs, SameBitsWithLabelsAndATrainedTable) { expect_same_bits(cpu(), label_job(), work_again); }
@@ -243,6 +255,14 @@ Job wide_job(DType dtype) {
   job.kinds = 6;
   job.teacher = wide_heads_config();
   return job;
+}
+
+TEST(LookAheadCuda, SameBits) {
+  const std::unique_ptr<Context> ctx = make_cuda_context(0);
+  Job job = label_job();
+  expect_same_bits_without_looking_ahead(*ctx, job);
+  job.dtype = DType::bf16;
+  expect_same_bits_without_looking_ahead(*ctx, job);
 }
 
 TEST(StepGraphsCuda, SameBits) {

@@ -65,8 +65,8 @@ TEST(NotFinite, AnUpdateIsRefusedAndChangesNothing) {
   expect_refused(mixer + "out_proj.weight", labels, "update 2: the label loss");
 }
 
-// Updates whose successors are prepared while they run give the bits of updates one after the other; an error of the
-// preparation waits for its turn.
+// Updates whose successors are prepared, and their teacher's pass run, while they run give the bits of updates one
+// after the other; an error of the preparation waits for its turn.
 TEST(Trainer, TheNextUpdateIsPreparedWhileOneRuns) {
   const auto plain = make_tiny_models(ctx(), tiny_student());
   const auto ahead = make_tiny_models(ctx(), tiny_student());
@@ -88,6 +88,9 @@ TEST(Trainer, TheNextUpdateIsPreparedWhileOneRuns) {
     pipelined.begin(next, update + 1, 2 * update);
     EXPECT_THROW(pipelined.begin(next, update + 2, 2 * update), Error) << "begun twice";
     next = prepare(update + 1);
+    if (update != 1) pipelined.look_ahead(next);
+    // What was looked at need not come.
+    if (update == 0) next = prepare(update + 1);
     const UpdateReport found = pipelined.finish();
     EXPECT_EQ(found.terms.total, expected.terms.total);
     EXPECT_EQ(found.grad_norm, expected.grad_norm);
@@ -103,6 +106,7 @@ TEST(Trainer, TheNextUpdateIsPreparedWhileOneRuns) {
     EXPECT_STREQ(error.what(), "no more data");
   }
   EXPECT_THROW(pipelined.finish(), Error) << "finished without a beginning";
+  EXPECT_THROW(pipelined.look_ahead(next), Error) << "ahead of nothing";
 }
 
 // When one rank cannot prepare the next update, both finish this one; then the failed rank tells why, and the other

@@ -57,7 +57,8 @@ TEST(BenchStep, SaysWhereTheTimeGoes) {
       }
       sum += time;
     }
-    EXPECT_NEAR(sum, ms, 1e-6 * ms);
+    const double parts = shape.at("parts_sum_ms").as_double();
+    EXPECT_NEAR(sum, parts, 1e-6 * parts);
     const auto tokens = static_cast<double>(shape.at("batch").as_int() * shape.at("length").as_int());
     EXPECT_NEAR(shape.at("tokens_per_second").as_double(), tokens / ms * 1e3, 1e-6 * tokens / ms * 1e3);
     EXPECT_GT(shape.at("peak_bytes").as_int(), 0);

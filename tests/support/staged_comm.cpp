@@ -43,13 +43,13 @@ class StagedRequest final : public CommRequest {
       : staged_(std::move(staged)), request_(std::move(request)), host_(host) {}
   ~StagedRequest() override {
     try {
-      wait();
+      if (!waited_) wait(nullptr);
     } catch (const std::exception&) {  // wait() is where errors are told
     }
   }
-  void wait() override {
+  void wait(void*) override {
     if (std::exchange(waited_, true)) return;
-    request_->wait();
+    request_->wait(nullptr);
     staged_.back(host_);
   }
 
