@@ -13,14 +13,18 @@ constexpr auto kHalf = DType::bf16;
 constexpr auto kFloat = DType::f32;
 
 constexpr AlgorithmConfig kTile20 = {66, 20, 35, 1, 0, 0, 1, 0, 3};
+constexpr AlgorithmConfig kTile20Pairs = {66, 20, 35, 1, 0, 0, 3, 0, 5};
 
-// Of the full-size step (B 4, L 1024), found by bench_gemm on an H200 with cuBLASLt 13.1 and kept where a trace of the
-// step shows them ahead, too: that card is held by its power there, and tiles that win alone at the cost of more power
-// (the gradients' and q, k, v's) slow down everything behind them. Key: capability, m, n, k, transposed A and B, bias,
-// adds, epilogue, pre-activation, types. The head's tile was measured at 254 rows.
+// Of the full-size step (B 4, L 1024), found by bench_gemm on an H200 with cuBLASLt 13.1 and kept where the step is
+// faster with them, each exchanged between updates of one run: that card is held by its power there, and tiles that win
+// alone at the cost of more power (the gradients') slow down everything behind them. Key: capability, m, n, k,
+// transposed A and B, bias, adds, epilogue, pre-activation, types. The head's tile was measured at 254 rows.
 const std::vector<GemmChoice> kChoices = {
-    {{90, 4096, 2560, 10240, false, true, true, true, kNone, false, kHalf, kHalf}, kTile20},   // fc2, residual
-    {{90, 4096, 2560, 10240, false, true, true, false, kNone, false, kHalf, kHalf}, kTile20},  // fc2
+    {{90, 4096, 7680, 2560, false, true, true, false, kNone, false, kHalf, kHalf}, kTile20Pairs},   // q, k, v
+    {{90, 4096, 2560, 10240, false, true, true, true, kNone, false, kHalf, kHalf}, kTile20Pairs},   // fc2, residual
+    {{90, 4096, 2560, 10240, false, true, true, false, kNone, false, kHalf, kHalf}, kTile20Pairs},  // fc2
+    {{90, 4096, 10240, 2560, false, true, true, false, kGelu, false, kHalf, kHalf},
+     {66, 165, 35, 1, 0, 0, 2, 0, 5}},  // fc1
     {{90, 4096, 10240, 2560, false, true, true, false, kGelu, true, kHalf, kHalf},
      {66, 28, 35, 1, 0, 0, 2, 0, 5}},  // fc1, kept
     {{90, 4096, 10240, 2560, false, false, false, false, kSlope, true, kHalf, kHalf},
