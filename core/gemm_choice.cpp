@@ -23,8 +23,7 @@ const std::vector<GemmChoice> kChoices = {
     {{90, 4096, 7680, 2560, false, true, true, false, kNone, false, kHalf, kHalf}, kTile20Pairs},   // q, k, v
     {{90, 4096, 2560, 10240, false, true, true, true, kNone, false, kHalf, kHalf}, kTile20Pairs},   // fc2, residual
     {{90, 4096, 2560, 10240, false, true, true, false, kNone, false, kHalf, kHalf}, kTile20Pairs},  // fc2
-    {{90, 4096, 10240, 2560, false, true, true, false, kGelu, false, kHalf, kHalf},
-     {66, 165, 35, 1, 0, 0, 2, 0, 5}},  // fc1
+    {{90, 4096, 10240, 2560, false, true, true, false, kGelu, false, kHalf, kHalf}, kTile20},       // fc1
     {{90, 4096, 10240, 2560, false, true, true, false, kGelu, true, kHalf, kHalf},
      {66, 28, 35, 1, 0, 0, 2, 0, 5}},  // fc1, kept
     {{90, 4096, 10240, 2560, false, false, false, false, kSlope, true, kHalf, kHalf},

@@ -6,6 +6,7 @@
 #include "autograd/ops/patch_embed_device.h"
 #include "autograd/ops/reduce.h"
 #include "core/dispatch.h"
+#include "core/gemm.h"
 
 namespace matvlm {
 namespace {
@@ -32,14 +33,36 @@ Tensor as_type(Context& ctx, const Tensor& t, DType dtype) {
 }
 
 Tensor column_scratch(Context& ctx, const PatchGeometry& g) {
-  return Tensor::empty(ctx, {g.images * g.patches(), 3 * g.patch * g.patch}, DType::f32);
+  return Tensor::empty(ctx, {g.images * g.patches(), g.depth()}, DType::f32);
+}
+
+// Patches as rows, [n * P, 3 * p * p] in rows of whole 16 bytes, as fast products want them; zeros at their ends.
+int64_t padded_depth(const PatchGeometry& g, DType dtype) {
+  const int64_t unit = 16 / dtype_size(dtype);
+  return (g.depth() + unit - 1) / unit * unit;
+}
+
+Tensor patches_gpu(Context& ctx, const PatchGeometry& g, const Tensor& pixels) {
+  const int64_t depth = padded_depth(g, pixels.dtype());
+  Tensor columns = Tensor::empty(ctx, {g.images * g.patches(), depth}, pixels.dtype());
+  patches_as_rows_cuda(ctx, g, pixels.dtype(), pixels.raw(), depth, columns.raw());
+  return columns;
+}
+
+// w as [D, padded depth].
+Tensor padded_filters(Context& ctx, const PatchGeometry& g, const Tensor& w) {
+  const Tensor filters = w.reshape({g.width, g.depth()});
+  const int64_t depth = padded_depth(g, w.dtype());
+  if (depth == g.depth()) return filters;
+  Tensor out = Tensor::zeros(ctx, {g.width, depth}, w.dtype());
+  out.slice_cols(0, g.depth()).copy_from(ctx, filters);
+  return out;
 }
 
 void forward_gpu(Context& ctx, const PatchGeometry& g, const Tensor& images, const Weight& w, const Weight& bias,
                  const Weight& position, const Tensor& y) {
-  const Tensor planes = Tensor::empty(ctx, {g.images, g.width, g.patches()}, y.dtype());
-  patch_convolution_cuda(ctx, g, y.dtype(), images.raw(), w.value.raw(), planes.raw());
-  planes_to_rows_cuda(ctx, g, y.dtype(), planes.raw(), bias.value.raw(), position.value.raw(), y.raw());
+  gemm(ctx, false, true, 1.0F, patches_gpu(ctx, g, images), padded_filters(ctx, g, w.value), 0.0F, y);
+  add_positions_cuda(ctx, g, y.dtype(), bias.value.raw(), position.value.raw(), y.raw());
 }
 
 void forward_cpu(Context& ctx, const PatchGeometry& g, const Tensor& images, const Weight& w, const Weight& bias,
@@ -60,11 +83,9 @@ void forward_cpu(Context& ctx, const PatchGeometry& g, const Tensor& images, con
 void backward_gpu(Context& ctx, const PatchGeometry& g, const Tensor& images, const Weight& w, const Weight& bias,
                   const Weight& position, const Tensor& dy) {
   if (w.trainable()) {
-    // In float32 also for bf16 activations: cuDNN would round the filter gradient to bf16.
-    const Tensor dplanes = Tensor::empty(ctx, {g.images, g.width, g.patches()}, DType::f32);
-    rows_to_planes_cuda(ctx, g, dy.dtype(), dy.raw(), dy.row_stride(), dplanes.data<float>());
-    const Tensor pixels = as_type(ctx, images, DType::f32);
-    patch_filter_grad_cuda(ctx, g, pixels.data<float>(), dplanes.data<float>(), grad_to_add(ctx, w));
+    const Tensor columns = patches_gpu(ctx, g, images).slice_cols(0, g.depth());
+    const float held = take_grad_factor(*w.param);
+    gemm(ctx, true, false, 1.0F, dy, columns, held, w.param->grad.reshape({g.width, g.depth()}));
   }
   if (grad_to_add(ctx, bias) != nullptr) add_column_sums(ctx, dy, bias.param->grad);
   if (position.trainable()) {

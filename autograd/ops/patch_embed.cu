@@ -1,63 +1,40 @@
-// Kernels around the patch convolution: transposes through shared memory, bias and positions.
+// Kernels around the patch embedding's products: patches as rows, bias and positions.
 #include "autograd/ops/elementwise.cuh"
 #include "autograd/ops/patch_embed_device.h"
 
 namespace matvlm {
 namespace {
 
-constexpr int kTile = 32;
-constexpr int kTileRows = 8;
+constexpr int kPatchThreads = 256;
 
-// Block (x, y, z): 32 patches, 32 channels, image z. Reads along patches, writes along channels.
+// A block to a row.
 template <class T>
-__global__ void planes_to_rows_kernel(int64_t images, int64_t patches, int64_t width, const T* planes, const T* bias,
-                                      const T* position, T* y) {
-  __shared__ float tile[kTile][kTile + 1];
-  const int64_t patch0 = static_cast<int64_t>(blockIdx.x) * kTile;
-  const int64_t channel0 = static_cast<int64_t>(blockIdx.y) * kTile;
-  for (int64_t image = blockIdx.z; image < images; image += gridDim.z) {
-    __syncthreads();
-    for (int j = threadIdx.y; j < kTile; j += kTileRows) {
-      const int64_t patch = patch0 + threadIdx.x;
-      const int64_t channel = channel0 + j;
-      if (patch < patches && channel < width) {
-        tile[j][threadIdx.x] = load_float(planes + (image * width + channel) * patches + patch);
-      }
-    }
-    __syncthreads();
-    for (int j = threadIdx.y; j < kTile; j += kTileRows) {
-      const int64_t patch = patch0 + j;
-      const int64_t channel = channel0 + threadIdx.x;
-      if (patch < patches && channel < width) {
-        const float added = load_float(bias + channel) + load_float(position + patch * width + channel);
-        store_float(y + (image * patches + patch) * width + channel, tile[threadIdx.x][j] + added);
-      }
+__global__ void __launch_bounds__(kPatchThreads)
+    patches_as_rows_kernel(int64_t rows, int side, int grid, int patch, const T* pixels, int64_t stride, T* columns) {
+  const int area = patch * patch;
+  for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
+    const int64_t image = row / (grid * grid);
+    const auto place = static_cast<int>(row - image * (grid * grid));
+    const T* const corner = pixels + image * 3 * side * side + static_cast<int64_t>(place / grid) * patch * side +
+                            static_cast<int64_t>(place % grid) * patch;
+    for (int k = static_cast<int>(threadIdx.x); k < stride; k += kPatchThreads) {
+      const int channel = k / area;
+      const int in_plane = k - channel * area;
+      const int64_t at = (static_cast<int64_t>(channel) * side + in_plane / patch) * side + in_plane % patch;
+      columns[row * stride + k] = channel < 3 ? corner[at] : T(0.0F);
     }
   }
 }
 
 template <class T>
-__global__ void rows_to_planes_kernel(int64_t images, int64_t patches, int64_t width, const T* dy, int64_t dy_stride,
-                                      float* dplanes) {
-  __shared__ float tile[kTile][kTile + 1];
-  const int64_t patch0 = static_cast<int64_t>(blockIdx.x) * kTile;
-  const int64_t channel0 = static_cast<int64_t>(blockIdx.y) * kTile;
-  for (int64_t image = blockIdx.z; image < images; image += gridDim.z) {
-    __syncthreads();
-    for (int j = threadIdx.y; j < kTile; j += kTileRows) {
-      const int64_t patch = patch0 + j;
-      const int64_t channel = channel0 + threadIdx.x;
-      if (patch < patches && channel < width) {
-        tile[j][threadIdx.x] = load_float(dy + (image * patches + patch) * dy_stride + channel);
-      }
-    }
-    __syncthreads();
-    for (int j = threadIdx.y; j < kTile; j += kTileRows) {
-      const int64_t patch = patch0 + threadIdx.x;
-      const int64_t channel = channel0 + j;
-      if (patch < patches && channel < width) {
-        dplanes[(image * width + channel) * patches + patch] = tile[threadIdx.x][j];
-      }
+__global__ void __launch_bounds__(kPatchThreads)
+    add_positions_kernel(int64_t rows, int64_t patches, int64_t width, const T* bias, const T* position, T* y) {
+  for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
+    const T* const from = position + row % patches * width;
+    T* const to = y + row * width;
+    for (int64_t c = threadIdx.x; c < width; c += kPatchThreads) {
+      const float added = load_float(bias + c) + load_float(from + c);
+      store_float(to + c, load_float(to + c) + added);
     }
   }
 }
@@ -76,34 +53,34 @@ __global__ void position_grad_kernel(int64_t images, int64_t patches, int64_t wi
   }
 }
 
-dim3 tile_grid(const PatchGeometry& g) {
-  return dim3(grid_for(g.patches(), kTile), grid_for(g.width, kTile),
-              static_cast<unsigned>(g.images < 65535 ? g.images : 65535));
-}
+// Blocks for a row each.
+unsigned row_blocks(const PatchGeometry& g) { return grid_for(g.images * g.patches(), 1); }
 
 bool empty(const PatchGeometry& g) { return g.images == 0 || g.patches() == 0 || g.width == 0; }
 
 }  // namespace
 
-void planes_to_rows_cuda(Context& ctx, const PatchGeometry& g, DType dtype, const void* planes, const void* bias,
-                         const void* position, void* y) {
-  if (empty(g)) return;
+void patches_as_rows_cuda(Context& ctx, const PatchGeometry& g, DType dtype, const void* pixels, int64_t stride,
+                          void* columns) {
+  if (g.images == 0 || g.patches() == 0) return;
+  check(g.side < (1 << 15), "[patch_embed] images of ", g.side, " pixels a side, expected fewer than ", 1 << 15);
   dispatch_float("patch_embed", dtype, [&](auto type) {
     using T = decltype(type);
-    planes_to_rows_kernel<<<tile_grid(g), dim3(kTile, kTileRows), 0, cuda_stream(ctx)>>>(
-        g.images, g.patches(), g.width, static_cast<const T*>(planes), static_cast<const T*>(bias),
-        static_cast<const T*>(position), static_cast<T*>(y));
+    patches_as_rows_kernel<<<row_blocks(g), kPatchThreads, 0, cuda_stream(ctx)>>>(
+        g.images * g.patches(), static_cast<int>(g.side), static_cast<int>(g.grid()), static_cast<int>(g.patch),
+        static_cast<const T*>(pixels), stride, static_cast<T*>(columns));
   });
   MATVLM_LAUNCH_CHECK();
 }
 
-void rows_to_planes_cuda(Context& ctx, const PatchGeometry& g, DType dtype, const void* dy, int64_t dy_stride,
-                         float* dplanes) {
+void add_positions_cuda(Context& ctx, const PatchGeometry& g, DType dtype, const void* bias, const void* position,
+                        void* y) {
   if (empty(g)) return;
   dispatch_float("patch_embed", dtype, [&](auto type) {
     using T = decltype(type);
-    rows_to_planes_kernel<<<tile_grid(g), dim3(kTile, kTileRows), 0, cuda_stream(ctx)>>>(
-        g.images, g.patches(), g.width, static_cast<const T*>(dy), dy_stride, dplanes);
+    add_positions_kernel<<<row_blocks(g), kPatchThreads, 0, cuda_stream(ctx)>>>(
+        g.images * g.patches(), g.patches(), g.width, static_cast<const T*>(bias), static_cast<const T*>(position),
+        static_cast<T*>(y));
   });
   MATVLM_LAUNCH_CHECK();
 }
@@ -111,10 +88,9 @@ void rows_to_planes_cuda(Context& ctx, const PatchGeometry& g, DType dtype, cons
 void add_position_grad_cuda(Context& ctx, const PatchGeometry& g, DType dtype, const void* dy, int64_t dy_stride,
                             float* dposition) {
   if (empty(g)) return;
-  constexpr int kThreads = 256;
   dispatch_float("patch_embed", dtype, [&](auto type) {
     using T = decltype(type);
-    position_grad_kernel<<<grid_for(g.patches() * g.width, kThreads), kThreads, 0, cuda_stream(ctx)>>>(
+    position_grad_kernel<<<grid_for(g.patches() * g.width, kPatchThreads), kPatchThreads, 0, cuda_stream(ctx)>>>(
         g.images, g.patches(), g.width, static_cast<const T*>(dy), dy_stride, dposition);
   });
   MATVLM_LAUNCH_CHECK();

@@ -154,7 +154,7 @@ TEST(PatchEmbed, AgainstDoubleAndComplexStep) {
   for (const PatchCase& c : kPatchCases) check_on_cpu(c);
 }
 
-// cuDNN's bf16 result is rounded before bias and position are added, and once more after: both roundings are of the
+// The product's bf16 result is rounded before bias and position are added, and once more after: both roundings are of the
 // size of the oracle's one, so twice that bounds them; the slack covers float32 sums and that difference.
 TEST(PatchEmbedCuda, AgainstOracle) {
   const auto ctx = new_cuda();
