@@ -3,6 +3,8 @@
 
 #include <cudaTypedefs.h>
 
+#include <cstring>
+
 #include "core/cuda_context.h"
 
 namespace matvlm {
@@ -24,7 +26,7 @@ PFN_cuTensorMapEncodeTiled_v12000 encoder() {
 
 }  // namespace
 
-CUtensorMap head_map(const void* data, int64_t columns, int64_t heads, int64_t rows, int64_t row_stride,
+void encode_head_map(void* out, const void* data, int64_t columns, int64_t heads, int64_t rows, int64_t row_stride,
                      int box_columns, int box_rows) {
   static const PFN_cuTensorMapEncodeTiled_v12000 encode = encoder();
   const cuuint64_t sizes[3] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(heads),
@@ -42,7 +44,7 @@ CUtensorMap head_map(const void* data, int64_t columns, int64_t heads, int64_t r
                                  CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   check(status == CUDA_SUCCESS, "[cuda] tensor map of ", rows, " rows of ", heads, " heads of ", columns, " at stride ",
         row_stride, ": error ", static_cast<int>(status));
-  return map;
+  std::memcpy(out, &map, sizeof map);
 }
 
 }  // namespace matvlm
