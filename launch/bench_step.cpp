@@ -221,13 +221,13 @@ BenchResult StepBench::run(const RunConfig& config, const BenchShape& shape, int
   out.images = batches.front().n_images;
   ctx.allocator()->release_cached();
   ctx.allocator()->reset_peak();
-  run_parts(setup, batches, updates, out);
   Trainer::Setup plain = setup;
   plain.cuda_graph = GraphUse::off;
   out.ms = out.plain_ms = run_whole(plain, batches, updates);
   const double as_graph = setup.cuda_graph == GraphUse::off ? 0 : run_whole(setup, batches, updates);
   out.graphs = as_graph > 0;
   if (out.graphs) out.ms = as_graph;
+  run_parts(setup, batches, updates, out);
   const int64_t samples = shape.batch * host.size();
   const MemoryStats memory = ctx.allocator()->stats();
   out.comm_ms = sum_ms(setup);
