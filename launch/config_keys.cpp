@@ -186,7 +186,8 @@ void declare_data(KeyTable& t) {
 void declare_train(KeyTable& t) {
   t.key("train.recompute", MEMBER(train.recompute),
         "what backward computes again instead of keeping it: none, the inside of the MLPs, of the mixers, or of whole "
-        "blocks; the results are the same bits, matvlm check says what each takes")
+        "blocks; all but none also the convolution and the scan of every Mamba-2 mixer, which cost little; the results "
+        "are the same bits, matvlm check says what each takes")
       .resume_may_change();
   t.key("train.recompute_every", MEMBER(train.recompute_every), at_least(1),
         "in which layers of the language model: every one, every second (0, 2, ...), every third")

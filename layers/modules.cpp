@@ -95,12 +95,11 @@ Var run_attention(Graph& g, const AttentionMixer& m, const Var& x, const Pass& p
   return attention(g, shape, q, k, v, pass.lens, turned);
 }
 
-// From in_proj's output to out_proj's input.
-Var run_mamba_inside(Graph& g, const MambaMixer& m, const Var& zxbcdt, const Pass& pass, int64_t layer) {
+// From in_proj's output to the scan's.
+Var run_mamba_scan(Graph& g, const MambaMixer& m, const Var& zxbcdt, const Pass& pass, int64_t layer) {
   const int64_t inner = m.heads * m.head_dim;
   const int64_t group = m.kv_heads * m.head_dim;
   const int64_t channels = inner + 2 * group;
-  const Var z = g.slice_cols(zxbcdt, 0, inner);
   const Var xbc = g.slice_cols(zxbcdt, inner, inner + channels);
   const Var dt = g.slice_cols(zxbcdt, inner + channels, inner + channels + m.heads);
 
@@ -117,18 +116,29 @@ Var run_mamba_inside(Graph& g, const MambaMixer& m, const Var& zxbcdt, const Pas
   const Var b = g.slice_cols(convolved, group, 2 * group);
   const Var c = g.slice_cols(convolved, 2 * group, channels);
   const SsdShape shape{m.heads, m.kv_heads, m.kv_heads, m.heads, m.head_dim, m.head_dim};
-  const Var y = ssd(g, shape, x, b, c, dt, m.a_log, m.d, m.dt_bias, pass.lens, decoding ? &ssm_io : nullptr);
+  return ssd(g, shape, x, b, c, dt, m.a_log, m.d, m.dt_bias, pass.lens, decoding ? &ssm_io : nullptr);
+}
+
+// From the scan's output, gated by z, to out_proj's input.
+Var run_mamba_norm(Graph& g, const MambaMixer& m, const Var& y, const Var& zxbcdt) {
+  const Var z = g.slice_cols(zxbcdt, 0, m.heads * m.head_dim);
   return gated_rms_norm(g, y, z, m.norm_weight, m.head_dim, m.norm_eps);
 }
 
-// With `input_again`, which makes u again, neither u nor anything between the two projections is kept for backward: the
-// convolution, the scan and the norm are a small part of the mixer's time and half of what it would keep.
+// With `input_again`, which makes u again, neither u nor the norm's output is kept for backward. Where anything of the
+// model is computed again to save memory, nothing between the two projections is: the convolution and the scan are a
+// small part of the mixer's time and half of what it would keep.
 Var run_mamba(Graph& g, const MambaMixer& m, const Var& u, const Pass& pass, int64_t layer,
               const Graph::Remake& input_again) {
   const Var zxbcdt = linear(g, u, m.in_proj.weight, m.in_proj.bias, {}, input_again);
-  if (!input_again) return run_mamba_inside(g, m, zxbcdt, pass, layer);
+  if (!input_again) return run_mamba_norm(g, m, run_mamba_scan(g, m, zxbcdt, pass, layer), zxbcdt);
+  if (pass.recompute.what == Recompute::none) {
+    const Var y = run_mamba_scan(g, m, zxbcdt, pass, layer);
+    return g.recompute(
+        {y, zxbcdt}, [m](Graph& inner, const std::vector<Var>& in) { return run_mamba_norm(inner, m, in[0], in[1]); });
+  }
   const Graph::Block inside = [m, pass, layer](Graph& inner, const std::vector<Var>& in) {
-    return run_mamba_inside(inner, m, in[0], pass, layer);
+    return run_mamba_norm(inner, m, run_mamba_scan(inner, m, in[0], pass, layer), in[0]);
   };
   return g.recompute({zxbcdt}, inside);
 }

@@ -60,8 +60,9 @@ class DecodeState {
 };
 
 // What backward computes again instead of keeping it from forward: the inside of the MLP, that of the mixer up to its
-// last projection, or both, with the norms, so that only the residual stream is kept. `none` and `mlp`: of Mamba mixers
-// still what lies between their two projections, which costs little time and much memory.
+// last projection, or both, with the norms, so that only the residual stream is kept. `none`: norms and what they make
+// are still computed again, which costs next to nothing. `mlp`: also the convolution and the scan of Mamba mixers, in
+// all layers, which cost little time and much memory.
 enum class Recompute { none, mlp, mixers, blocks };
 
 struct RecomputeSpec {
