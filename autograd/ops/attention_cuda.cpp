@@ -52,10 +52,6 @@ bool on_hopper(Context& ctx, const Bf16Forward& a) {
 // rotary embedding does so afterwards.
 constexpr bool kTurnInEpilogue = true;
 
-// The kernel for dq makes the row sums for that of dk and dv too: it holds the gradients of its rows anyway. With
-// false, and without dq, a kernel of their own does.
-constexpr bool kDeltaWithDq = true;
-
 template <int kDim>
 bool turns_in_epilogue(const RotaryAngles& turned) {
   return kTurnInEpilogue && turned.table != nullptr && turned.dims == kTurnDims<kDim>;
@@ -80,9 +76,7 @@ void backward_hopper(Context& ctx, const Bf16Backward& args) {
   Bf16Backward own = args;
   const bool in_epilogue = turns_in_epilogue<kDim>(args.turned);
   if (!in_epilogue) own.turned = {};
-  const bool delta_with_dq = kDeltaWithDq && own.dq != nullptr && aligned(own.forward.out, own.forward.out_stride);
-  if (!delta_with_dq) row_deltas(ctx, own);
-  if (own.dq != nullptr) dq_hopper<kDim>(ctx, own, delta_with_dq);
+  if (own.dq != nullptr) dq_hopper<kDim>(ctx, own);
   if (own.dk != nullptr || own.dv != nullptr) dkv_hopper<kDim>(ctx, own);
   if (!in_epilogue) turn_back(ctx, args);
 }
@@ -145,6 +139,7 @@ template <>
 void attention_backward_cuda(Context& ctx, const AttentionBackwardArgs<bf16, float>& args) {
   check_head_dim(args.forward.shape);
   check_turn(args);
+  row_deltas(ctx, args);
   check_tensor_cores(ctx, args.forward.shape);
   const bool hopper = on_hopper(ctx, args.forward) && aligned(args.grad_out, args.grad_out_stride);
   dispatch_width(args.forward.shape.head_dim, [&](auto width) {
@@ -152,7 +147,6 @@ void attention_backward_cuda(Context& ctx, const AttentionBackwardArgs<bf16, flo
     if constexpr (kWidth > 32) {
       if (hopper) return backward_hopper<kWidth>(ctx, args);
     }
-    row_deltas(ctx, args);
     backward_mma<kWidth>(ctx, args);
     turn_back(ctx, args);
   });

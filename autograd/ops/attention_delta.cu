@@ -1,4 +1,4 @@
-// What an attention backward starts with: delta[h, t] = <grad_out, out> of head h of token t. Where rows can be
+// What every attention backward starts with: delta[h, t] = <grad_out, out> of head h of token t. Where rows can be
 // moved 16 bytes at a time a block takes whole rows of a few tokens, so that no thread is idle whatever the width of a
 // head, and writes the sums of a head side by side.
 #include <algorithm>
@@ -17,6 +17,15 @@ constexpr int kRowTokens = 8;      // of a block: their sums of a head are one s
 constexpr int kBatch = 4;          // tokens whose loads are under way together
 constexpr int kRowThreads = 512;   // at most
 constexpr int kRowVectors = 1024;  // at most, of 16 bytes
+
+__device__ inline float product(unsigned x, unsigned y, float sum) {
+  sum = fmaf(mma::low_half(x), mma::low_half(y), sum);
+  return fmaf(mma::high_half(x), mma::high_half(y), sum);
+}
+
+__device__ inline float product(const uint4& x, const uint4& y) {
+  return product(x.w, y.w, product(x.z, y.z, product(x.y, y.y, product(x.x, y.x, 0.0F))));
+}
 
 // Row of the shared sums: odd, so that the tokens of a head lie in different banks.
 __host__ __device__ inline int sums_stride(int vectors) { return vectors | 1; }
@@ -45,7 +54,7 @@ __global__ void __launch_bounds__(kRowThreads) delta_rows_kernel(AttentionBackwa
         y[i] = valid ? *reinterpret_cast<const uint4*>(out + (begin + i) * f.out_stride) : uint4{};
       }
 #pragma unroll
-      for (int i = 0; i < kBatch; ++i) sums[(begin + i) * stride + v] = mma::dot(x[i], y[i], 0.0F);
+      for (int i = 0; i < kBatch; ++i) sums[(begin + i) * stride + v] = product(x[i], y[i]);
     }
   }
   __syncthreads();

@@ -16,7 +16,7 @@ using Bf16Backward = AttentionBackwardArgs<bf16, float>;
 void forward_plain(Context& ctx, const AttentionForwardArgs<float, float>& args);
 void backward_plain(Context& ctx, const AttentionBackwardArgs<float, float>& args);
 
-// a.delta; every backward needs it first, but for dq_hopper() that makes it. attention_delta.cu
+// a.delta; every backward needs it first. attention_delta.cu
 template <class T>
 void row_deltas(Context& ctx, const AttentionBackwardArgs<T, float>& args);
 
@@ -42,7 +42,7 @@ inline constexpr int kTurnDims<80> = 32;
 template <int kDim>
 void forward_hopper(Context& ctx, const Bf16Forward& args);
 template <int kDim>
-void dq_hopper(Context& ctx, const Bf16Backward& args, bool makes_delta);  // makes_delta: `out` is aligned as well
+void dq_hopper(Context& ctx, const Bf16Backward& args);
 template <int kDim>
 void dkv_hopper(Context& ctx, const Bf16Backward& args);
 // False where the build left sm_90a out: their kernels are empty then.

@@ -68,27 +68,11 @@ struct RowTile {
     Main::copy(to, maps.main, barrier, head, row);
     if constexpr (kTail > 0) hopper::copy_box(to + Main::kBytes, maps.tail, barrier, kMain, head, row);
   }
-  // What copy() reads, into the L2 cache.
-  static __device__ void prefetch(const RowMaps& maps, int head, int row) {
-#pragma unroll
-    for (int column = 0; column < kMain; column += kColumns) hopper::prefetch_box(maps.main, column, head, row);
-    if constexpr (kTail > 0) hopper::prefetch_box(maps.tail, kMain, head, row);
-  }
   static __device__ uint64_t by_rows(unsigned base, int row, int column) {
     if constexpr (kTail > 0) {
       if (column >= kMain) return Tail::by_rows(base + Main::kBytes, row, column - kMain);
     }
     return Main::Operand::by_rows(base, row, column);
-  }
-  // 8 columns of a row.
-  static __device__ uint4 vector(unsigned base, int row, int column) {
-    unsigned from = Main::Operand::vector(base, row, column);
-    if constexpr (kTail > 0) {
-      if (column >= kMain) from = Tail::vector(base + Main::kBytes, row, column - kMain);
-    }
-    uint4 x;
-    asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];" : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w) : "r"(from));
-    return x;
   }
   static RowMaps maps(const void* data, const AttentionShape& shape, int64_t heads, int64_t rows, int64_t stride) {
     RowMaps result{};

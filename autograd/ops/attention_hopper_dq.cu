@@ -3,9 +3,9 @@
 
 namespace matvlm::attention_kernels {
 
-template void dq_hopper<64>(Context&, const Bf16Backward&, bool);
-template void dq_hopper<80>(Context&, const Bf16Backward&, bool);
-template void dq_hopper<96>(Context&, const Bf16Backward&, bool);
-template void dq_hopper<128>(Context&, const Bf16Backward&, bool);
+template void dq_hopper<64>(Context&, const Bf16Backward&);
+template void dq_hopper<80>(Context&, const Bf16Backward&);
+template void dq_hopper<96>(Context&, const Bf16Backward&);
+template void dq_hopper<128>(Context&, const Bf16Backward&);
 
 }  // namespace matvlm::attention_kernels

@@ -16,9 +16,7 @@ struct HopperDq {
   Bf16Backward args;
   WorkList work;
   bool dq_pairs, dq_vectors;
-  bool makes_delta;  // or reads it
   RowMaps q, grad, v;
-  RowMaps out{};  // with makes_delta
   CUtensorMap k;
 };
 
@@ -115,7 +113,6 @@ class DqProducer {
       if (item.tiles > 0) {
         T::Own::copy(shared_of(s_.q[own_.stage]), f_.q, barrier, item.head, static_cast<int>(item.q_row));
         T::Own::copy(shared_of(s_.grad[own_.stage]), f_.grad, barrier, item.head, static_cast<int>(item.q_row));
-        if (f_.makes_delta) T::Own::prefetch(f_.out, item.head, static_cast<int>(item.q_row));
       }
     }
     own_.next();
@@ -200,7 +197,7 @@ class DqConsumer {
       const bool valid = row_ + 8 * half < item_->rows;
       const int64_t at = item_->head * a.tokens + item_->q_row + row_ + 8 * half;
       lse[half] = valid ? a.lse[at] * kLog2E : INFINITY;
-      delta[half] = valid && !f_.makes_delta ? f_.args.delta[at] : 0.0F;
+      delta[half] = valid ? f_.args.delta[at] : 0.0F;
     }
     float logits[kLogits];
     float grads[kLogits];
@@ -209,10 +206,6 @@ class DqConsumer {
     hopper::barrier_wait(shared_of(s_.full[ring_.stage]), ring_.parity);
     start_rows<typename T::K::Operand>(logits, shared_of(s_.q[own_.stage]), shared_of(s_.k[ring_.stage]));
     start_rows<typename T::V>(grads, shared_of(s_.grad[own_.stage]), shared_of(s_.v[ring_.stage]));
-    if (f_.makes_delta) {  // while the first products run; one row after the other, since registers are scarce
-#pragma unroll
-      for (int half = 0; half < 2; ++half) delta[half] = make_delta(row_ + 8 * half);
-    }
     unsigned stage = take_turn<true>(logits, grads, dq, weights, lse, delta, item_->tiles - 1);
     int add = 0;
     for (int t = hopper::uniform(item_->tiles) - 2; t >= 0; --t) {
@@ -239,32 +232,6 @@ class DqConsumer {
     store_group<T::kDim>({f_.args.dq + item_->q_row * f_.args.dq_stride + item_->head * p, f_.args.dq_stride,
                           f_.dq_pairs, f_.args.accumulate_dq, f_.dq_vectors},
                          dq, static_cast<float>(a.shape.scale), row_, item_->rows, p);
-  }
-
-  // <grad_out, out> of a row, which four threads share, also into args.delta; 0 past the end.
-  __device__ float make_delta(int row) const {
-    constexpr int kVectors = (T::kDim + 31) / 32;  // of 8 columns, a thread's
-    const Bf16Forward& a = f_.args.forward;
-    const int p = static_cast<int>(a.shape.head_dim);
-    const bool valid = row < item_->rows;
-    const bf16* out = a.out + (item_->q_row + row) * a.out_stride + item_->head * p;
-    const int first = lane_ % 4 * 8;
-    uint4 x[kVectors];
-#pragma unroll
-    for (int n = 0; n < kVectors; ++n) {
-      const int column = first + 32 * n;
-      x[n] = valid && column < p ? *reinterpret_cast<const uint4*>(out + column) : uint4{};
-    }
-    float sum = 0.0F;
-#pragma unroll
-    for (int n = 0; n < kVectors; ++n) {
-      const int column = first + 32 * n;
-      if (valid && column < p) sum = mma::dot(x[n], T::Own::vector(shared_of(s_.grad[own_.stage]), row, column), sum);
-    }
-    sum += __shfl_xor_sync(0xffffffffU, sum, 1);
-    sum += __shfl_xor_sync(0xffffffffU, sum, 2);
-    if (valid && lane_ % 4 == 0) f_.args.delta[item_->head * a.tokens + item_->q_row + row] = sum;
-    return sum;
   }
 
   // Waits for the products of tile t and of dq before it, and makes the tile's weights for dq. In flight at the start:
@@ -383,7 +350,7 @@ __global__ void __launch_bounds__(T::kThreads, 1) hopper_dq_kernel(const __grid_
 #endif
 }
 
-template <class T, bool kMakesDelta = false>
+template <class T>
 void dq_tiles(Context& ctx, const Bf16Backward& args) {
   const Bf16Forward& a = args.forward;
   const AttentionShape& shape = a.shape;
@@ -396,8 +363,6 @@ void dq_tiles(Context& ctx, const Bf16Backward& args) {
   f.dq_vectors = aligned_heads(args.dq, args.dq_stride, shape.head_dim, 8);
   f.q = T::Own::maps(a.q, shape, shape.heads, a.tokens, a.q_stride);
   f.grad = T::Own::maps(args.grad_out, shape, shape.heads, a.tokens, args.grad_out_stride);
-  f.makes_delta = kMakesDelta;
-  if (kMakesDelta) f.out = T::Own::maps(a.out, shape, shape.heads, a.tokens, a.out_stride);
   f.v = T::V::maps(a.v, shape, shape.kv_heads, a.kv_rows, a.v_stride);
   f.k = head_map(a.k, shape.head_dim, shape.kv_heads, a.kv_rows, a.k_stride, kBlockColumns<T::kDim>, T::kKeys);
   static_assert(sizeof(DqShared<T>) <= kHopperShared);
@@ -405,9 +370,8 @@ void dq_tiles(Context& ctx, const Bf16Backward& args) {
 }
 
 template <int kDim>
-void dq_hopper(Context& ctx, const Bf16Backward& args, bool makes_delta) {
-  using Tiles = DqChoice<kDim>;
-  makes_delta ? dq_tiles<Tiles, true>(ctx, args) : dq_tiles<Tiles>(ctx, args);
+void dq_hopper(Context& ctx, const Bf16Backward& args) {
+  dq_tiles<DqChoice<kDim>>(ctx, args);
 }
 
 }  // namespace matvlm::attention_kernels

@@ -80,13 +80,6 @@ __device__ inline void copy_box(unsigned to, const CUtensorMap& map, unsigned ba
       "l"(reinterpret_cast<uint64_t>(&map)), "r"(barrier), "r"(column), "r"(head), "r"(row)
       : "memory");
 }
-// The box into the L2 cache only.
-__device__ inline void prefetch_box(const CUtensorMap& map, int column, int head, int row) {
-  asm volatile(
-      "cp.async.bulk.prefetch.tensor.3d.L2.global.tile [%0, {%1, %2, %3}];" ::"l"(reinterpret_cast<uint64_t>(&map)),
-      "r"(column), "r"(head), "r"(row)
-      : "memory");
-}
 // `bytes` in a row, a multiple of 16; both addresses are, too.
 __device__ inline void copy_bulk(unsigned to, const void* from, unsigned bytes, unsigned barrier) {
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
@@ -152,13 +145,6 @@ struct Operand {
         base + static_cast<unsigned>(column / kColumns * kBlockBytes + row * kWidth + column % kColumns * 2);
     return static_cast<uint64_t>((address & 0x3ffffU) >> 4) | uint64_t{1} << 16 | (kGroupStride >> 4) << 32 |
            kSwizzle << 62;
-  }
-  // Address of 8 columns of a row for ordinary accesses, which the copy engine has permuted: bits 4 and up of an
-  // address with as many from bit 7 on.
-  static __device__ unsigned vector(unsigned base, int row, int column) {
-    const unsigned address =
-        base + static_cast<unsigned>(column / kColumns * kBlockBytes + row * kWidth + column % kColumns * 2);
-    return address ^ (address >> 7 & (kWidth / 16 - 1)) << 4;
   }
   // Rows are the K index, columns the M or N index ("MN-major", transposed): 16 rows from `row` (a multiple of 8), all
   // columns from block `block` on. Leading offset: from a block to the next; stride offset: from 8 rows to the next 8.

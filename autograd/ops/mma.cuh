@@ -49,13 +49,6 @@ __device__ inline unsigned pack(float low, float high) {
 }
 __device__ inline float low_half(unsigned r) { return __uint_as_float(r << 16); }
 __device__ inline float high_half(unsigned r) { return __uint_as_float(r & 0xffff0000U); }
-// sum + x y of two and of eight bf16, one after the other.
-__device__ inline float dot(unsigned x, unsigned y, float sum) {
-  return fmaf(high_half(x), high_half(y), fmaf(low_half(x), low_half(y), sum));
-}
-__device__ inline float dot(const uint4& x, const uint4& y, float sum) {
-  return dot(x.w, y.w, dot(x.z, y.z, dot(x.y, y.y, dot(x.x, y.x, sum))));
-}
 
 // 2^x; 0 for very negative x.
 __device__ inline float exp2_approx(float x) {
