@@ -154,8 +154,8 @@ TEST(PatchEmbed, AgainstDoubleAndComplexStep) {
   for (const PatchCase& c : kPatchCases) check_on_cpu(c);
 }
 
-// The product's bf16 result is rounded before bias and position are added, and once more after: both roundings are of the
-// size of the oracle's one, so twice that bounds them; the slack covers float32 sums and that difference.
+// The product's bf16 result is rounded before bias and position are added, and once more after: both roundings are of
+// the size of the oracle's one, so twice that bounds them; the slack covers float32 sums and that difference.
 TEST(PatchEmbedCuda, AgainstOracle) {
   const auto ctx = new_cuda();
   for (const PatchCase& c : kPatchCases) check_on_cuda(c, *ctx, 2e-6, 1e-4);
