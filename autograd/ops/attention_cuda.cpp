@@ -48,13 +48,11 @@ bool on_hopper(Context& ctx, const Bf16Forward& a) {
          aligned(a.v, a.v_stride) && hopper_compiled(ctx);
 }
 
-// The Hopper kernels turn dq and dk back before they round them. With false, and wherever else, the kernel of the
-// rotary embedding does so afterwards.
-constexpr bool kTurnInEpilogue = true;
-
+// Whether the Hopper kernels turn dq and dk back before they round them. Everywhere else the kernel of the rotary
+// embedding does so afterwards.
 template <int kDim>
 bool turns_in_epilogue(const RotaryAngles& turned) {
-  return kTurnInEpilogue && turned.table != nullptr && turned.dims == kTurnDims<kDim>;
+  return turned.table != nullptr && turned.dims == kTurnDims<kDim>;
 }
 
 template <class T>
