@@ -65,10 +65,8 @@ class NcclComm final : public Comm {
     ncclUniqueId id{};
     if (rank() == 0) check_nccl(ncclGetUniqueId(&id), "ncclGetUniqueId");
     host.broadcast(std::span<uint8_t>(reinterpret_cast<uint8_t*>(&id), sizeof(id)), 0);
-    // As the stream of the model's work (context_cuda.cpp): behind that a sum would not begin before backward's end.
-    int lowest = 0, highest = 0;
-    MATVLM_CUDA_CHECK(cudaDeviceGetStreamPriorityRange(&lowest, &highest));
-    MATVLM_CUDA_CHECK(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, highest));
+    // As the model's work: behind that a sum would not begin before backward's end.
+    stream_ = make_stream(StreamPriority::first);
     ncclComm_t comm = nullptr;
     const ncclResult_t result = ncclCommInitRank(&comm, size(), id, rank());
     if (result != ncclSuccess) {

@@ -170,6 +170,15 @@ int cuda_device_count() {
   return count;
 }
 
+cudaStream_t make_stream(StreamPriority priority) {
+  int lowest = 0, highest = 0;  // which is the smaller number
+  MATVLM_CUDA_CHECK(cudaDeviceGetStreamPriorityRange(&lowest, &highest));
+  cudaStream_t stream = nullptr;
+  MATVLM_CUDA_CHECK(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking,
+                                                 priority == StreamPriority::first ? highest : lowest));
+  return stream;
+}
+
 struct KernelFacts {
   std::unordered_map<const void*, int64_t> resident_blocks;
   std::unordered_map<const void*, int> registers;
@@ -179,10 +188,8 @@ std::unique_ptr<Context> make_cuda_context(int index) { return std::make_unique<
 
 CudaContext::CudaContext(int index)
     : Context(Device{DeviceType::cuda, index}, select_device(index)), kernel_facts_(std::make_shared<KernelFacts>()) {
-  int lowest = 0, highest = 0;  // which is the smaller number
-  MATVLM_CUDA_CHECK(cudaDeviceGetStreamPriorityRange(&lowest, &highest));
-  MATVLM_CUDA_CHECK(cudaStreamCreateWithPriority(&main_, cudaStreamNonBlocking, highest));
-  MATVLM_CUDA_CHECK(cudaStreamCreateWithPriority(&aside_, cudaStreamNonBlocking, lowest));
+  main_ = make_stream(StreamPriority::first);
+  aside_ = make_stream(StreamPriority::last);
   for (cudaEvent_t* event : {&main_reached_, &aside_reached_}) {
     MATVLM_CUDA_CHECK(cudaEventCreateWithFlags(event, cudaEventDisableTiming));
   }

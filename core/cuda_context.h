@@ -21,6 +21,10 @@ namespace matvlm {
 // After a kernel launch: catches bad launch configurations at the place where they happen.
 #define MATVLM_LAUNCH_CHECK() MATVLM_CUDA_CHECK(cudaGetLastError())
 
+// Of work that goes first, or of work that takes what the first leaves.
+enum class StreamPriority { first, last };
+cudaStream_t make_stream(StreamPriority priority);  // context_cuda.cpp
+
 struct GemmPlans;
 struct Fp8GemmPlans;
 struct KernelFacts;
