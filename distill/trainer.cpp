@@ -193,6 +193,7 @@ Tensor Trainer::gradient_step(const StepInputs& inputs, bool first, const Graph:
 }
 
 void Trainer::end_gradients() {
+  if (!running_->results.empty()) return;
   Context& ctx = *setup_.ctx;
   StepTimer* const timer = setup_.models.timer;
   std::optional<Aside> aside;
@@ -218,7 +219,7 @@ void Trainer::look_ahead(const Prepared& next) {
 UpdateReport Trainer::finish() {
   Context& ctx = *setup_.ctx;
   check(running_.has_value(), "[trainer] finish() without begin()");
-  if (running_->results.empty()) end_gradients();
+  end_gradients();
   const Running running = std::move(*running_);
   running_.reset();
   StepTimer* const timer = setup_.models.timer;

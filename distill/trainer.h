@@ -73,8 +73,7 @@ class Trainer {
   // error.
   void look_ahead(const Prepared& next);
   // Waits for the gradients and changes the parameters: work queued on the context after this call sees the new ones.
-  // Error on every rank, before any parameter has changed, when a
-  // loss or the gradient norm is not finite.
+  // Error on every rank, before any parameter has changed, when a loss or the gradient norm is not finite.
   UpdateReport finish();
 
   // All three.
@@ -118,7 +117,7 @@ class Trainer {
   void count_over_ranks(Prepared& out, std::array<int64_t, 5>& sums);
   // The gradients of one step and its loss terms, joined.
   Tensor gradient_step(const StepInputs& inputs, bool first, const Graph::ParameterHook& hook);
-  // The sum of the gradients over the ranks and their norm, queued aside.
+  // The sum of the gradients over the ranks and their norm, queued aside, once for each update.
   void end_gradients();
   LossTerms own_terms(const std::vector<Tensor>& terms, std::span<const double> values) const;
   LossTerms sum_over_ranks(const LossTerms& own, size_t layers);
