@@ -15,10 +15,11 @@ constexpr auto kFloat = DType::f32;
 constexpr AlgorithmConfig kTile20 = {66, 20, 35, 1, 0, 0, 1, 0, 3};
 constexpr AlgorithmConfig kTile20Pairs = {66, 20, 35, 1, 0, 0, 3, 0, 5};
 
-// Of the full-size step (B 4, L 1024), found by bench_gemm on an H200 with cuBLASLt 13.1 and kept where the step is
-// faster with them, each exchanged between updates of one run: that card is held by its power there, and tiles that win
-// alone at the cost of more power (the gradients') slow down everything behind them. Key: capability, m, n, k,
-// transposed A and B, bias, adds, epilogue, pre-activation, types. The head's tile was measured at 254 rows.
+// Of the full-size step (B 4, L 1024), found by bench_gemm on an H200 with cuBLASLt 13.1 and kept where the step
+// agrees: by a trace of it or, q, k, v, fc2 and the teacher's fc1, by its time with entries exchanged between updates
+// of one run. That card is held by its power there, and tiles that win alone at the cost of more power (the gradients')
+// slow down everything behind them. Key: capability, m, n, k, transposed A and B, bias, adds, epilogue, pre-activation,
+// types. The head's tile was measured at 254 rows.
 const std::vector<GemmChoice> kChoices = {
     {{90, 4096, 7680, 2560, false, true, true, false, kNone, false, kHalf, kHalf}, kTile20Pairs},   // q, k, v
     {{90, 4096, 2560, 10240, false, true, true, true, kNone, false, kHalf, kHalf}, kTile20Pairs},   // fc2, residual

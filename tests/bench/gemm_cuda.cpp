@@ -2,7 +2,7 @@
 // bf16): times what cuBLASLt's heuristic proposes for each with several workspaces, and what its first proposals become
 // with other tiles and clusters, beside the algorithm that gemm() uses. Prints lines for the table of
 // core/gemm_choice.cpp. Candidates take turns, so all see the clocks of their mean power: on a card that is held by its
-// power an entry has to be ahead in a trace of the step, too.
+// power an entry has to make the step itself faster, too.
 //   bench_gemm [--short] [--steady SECONDS] [--rows N] [WORD ...]
 // --short: proposals only; --steady: the proposals by what each does to the card when it runs alone for that long: time
 // (at the power limit that is the energy), clock, and power and energy by NVML, whose power is a mean over about a
